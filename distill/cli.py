@@ -1,0 +1,148 @@
+"""The `distill` command: parse arguments, load the configuration, run stages, turn bad input into one message and exit code 2."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distill.config import Config, ConfigError, load_config
+from distill.records import DataError
+from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_config, set_state
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run, such as configs/demo.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that replace the file's")]
+Redo = Annotated[bool, typer.Option("--redo", help="do it again although it is done or its inputs changed")]
+StageRunner = Callable[..., None]
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    sys.exit(call_cleanly(lambda: app(standalone_mode=False)))
+
+
+def call_cleanly(command: Callable[[], Any]) -> int:
+    """Run a command; its exit code. Bad input is one message on stderr and 2, an interruption 130, our own mistake a traceback and 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = command()
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except typer._click.exceptions.ClickException as error:
+        error.show()
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def run_stage(stage: Stage, config: Config, *, redo: bool) -> None:
+    """Run one stage of a run and keep its state in `status.json` whatever happens."""
+    run = Path(config.run.dir)
+    try:
+        _runner(stage)(run, config, redo=redo)
+    except KeyboardInterrupt:
+        set_state(run, stage, "Stopped")
+        raise
+    except Exception as error:
+        if not (run / stage / "manifest.json").exists():
+            set_state(run, stage, "Failed", message=str(error))
+        raise
+    set_state(run, stage, "Completed")
+    print(f"{stage}: done, {run / stage}", file=sys.stderr)
+
+
+def run_all(config: Config, *, redo_from: Stage | None = None) -> None:
+    """All stages in order; what is done is not done again. `redo_from` does that stage and all after it again."""
+    first = STAGES.index(redo_from) if redo_from else len(STAGES)
+    for index, stage in enumerate(STAGES):
+        run_stage(stage, config, redo=index >= first)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    redo: Annotated[str | None, typer.Option("--redo", metavar="STAGE", help="do this stage and all after it again")] = None,
+) -> None:
+    """Run all stages; go on where an earlier run stopped."""
+    if redo is not None and redo not in STAGES:
+        raise ConfigError(f"--redo {redo}: not a stage; the stages are {', '.join(STAGES)}")
+    loaded = load_config(config, overrides or [])
+    with locked(Path(loaded.run.dir)):
+        save_resolved_config(Path(loaded.run.dir), loaded)
+        run_all(loaded, redo_from=redo)  # type: ignore[arg-type]  # checked above
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    def command(config: ConfigPath, overrides: Overrides = None, redo: Redo = False) -> None:
+        run_one(stage, config, overrides or [], redo=redo)
+
+    command.__doc__ = f"Run the `{stage}` stage alone."
+    return command
+
+
+def run_one(stage: Stage, config: Path, overrides: list[str], *, redo: bool) -> None:
+    """One stage from a configuration file, under the run's lock: what `distill STAGE` and the scripts call."""
+    loaded = load_config(config, overrides)
+    with locked(Path(loaded.run.dir)):
+        save_resolved_config(Path(loaded.run.dir), loaded)
+        run_stage(stage, loaded, redo=redo)
+
+
+for _stage in STAGES:
+    app.command(_stage)(_stage_command(_stage))
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, such as runs/demo")]) -> None:
+    """Print where a run stands."""
+    if not (run / "status.json").exists():
+        raise ConfigError(f"{run}: no status.json; give the folder of a run that was started")
+    stages: Any = read_status(run)["stages"]
+    for stage in STAGES:
+        entry = stages[stage]
+        done = f"{entry['done']}/{entry['total']} {entry['unit']}" if "total" in entry else ""
+        eta = f"{entry['eta_s']:.0f} s left" if entry["state"] == "InProgress" and entry.get("eta_s") else ""
+        print(f"{stage:<9} {entry['state']:<11} {done:<22} {eta} {entry.get('message', '')}".rstrip())
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where to run it")] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Distil the embedded teacher into the embedded student on a made-up customer's prompts; needs no GPU, no weights, no hub."""
+    from distill.embedded.demo import run_demo  # late: loads torch, which `status` must not wait for
+
+    run_demo(folder, overrides or [])
+
+
+def _runner(stage: Stage) -> StageRunner:
+    """The stage's function, imported only when it runs: `distill status` and `--help` must not load torch."""
+    from importlib import import_module
+
+    runner: StageRunner = getattr(import_module(f"distill.stages.{stage}"), f"run_{stage}")
+    return runner
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

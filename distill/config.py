@@ -1,0 +1,290 @@
+"""A YAML file plus `section.key=value` overrides in, one typed and frozen `Config` out; no torch.
+
+One section per stage, named as the stage; `run`, `teacher` and `student` say what several stages share. Every default stands here
+and nowhere else. An unknown key, a wrong type and a missing key each fail by name with the file they stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+EMBEDDED_MODELS = ("teacher", "student")
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run. The message says where, what was found, what is allowed, and what to do."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are not coerced, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RunConfig(Section):
+    """Where the run lives and the seed all randomness is derived from."""
+
+    dir: str
+    seed: int = 0
+
+
+class TestSet(Section):
+    """A file of test prompts in Bedrock JSONL.
+
+    `answers` holds one line per record in BFCL's `{"id", "ground_truth"}` shape; without it the record's assistant reply is the
+    expected answer.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    path: str
+    answers: str | None = None
+
+
+class SplitConfig(Section):
+    """How train, validation and test are separated: whole groups of prompts, never single near-copies.
+
+    A group shares its tool list (`tools`), its messages but the last (`conversation`) or its last user message (`request`).
+    """
+
+    group_by: Literal["tools", "conversation", "request"] = "tools"
+    validation_share: Share = 0.1
+    test_share: Share = 0.0
+
+
+class PromptsConfig(Section):
+    """The `prompts` stage: Bedrock JSONL in, validated prompts out."""
+
+    train: Annotated[list[str], Field(min_length=1)]
+    validation: list[str] = []
+    test: list[TestSet] = []
+    split: SplitConfig = SplitConfig()
+    max_prompt_tokens: Positive = 8192
+
+
+class TeacherConfig(Section):
+    """Who annotates: a model in this process (`transformers`) or an OpenAI-compatible server such as vLLM (`server`).
+
+    `model` is a folder, a hub name or `embedded:teacher`. For a server it is the served model's name, and `tokenizer` the folder
+    or hub name whose tokenizer renders the prompts. The key is read from the environment variable `api_key_env`.
+    """
+
+    model: str
+    engine: Literal["transformers", "server"] = "transformers"
+    tokenizer: str | None = None
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    batch_tokens: Positive = 32768
+    max_concurrency: Positive = 64
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+    @model_validator(mode="after")
+    def _server_needs_url(self) -> TeacherConfig:
+        if self.engine == "server" and self.base_url is None:
+            raise ValueError("engine is `server` but base_url is missing; give the server's address, such as http://localhost:8000/v1")
+        return self
+
+
+class AnnotateConfig(Section):
+    """The `annotate` stage: how the teacher is sampled."""
+
+    num_samples: Positive = 1
+    sampling_temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    max_new_tokens: Positive = 512
+    max_error_rate: Share = 0.1
+
+    @model_validator(mode="after")
+    def _samples_must_differ(self) -> AnnotateConfig:
+        if self.num_samples > 1 and self.sampling_temperature == 0.0:
+            raise ValueError("num_samples > 1 at sampling_temperature 0 gives equal completions; set a temperature above 0")
+        return self
+
+
+class CurateConfig(Section):
+    """The `curate` stage: which completions become examples."""
+
+    min_agreement: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class AugmentConfig(Section):
+    """The `augment` stage: how many new examples each method tries to make of every curated one."""
+
+    values: Annotated[int, Field(ge=0)] = 4
+    rename: Annotated[int, Field(ge=0)] = 2
+    max_examples: Positive = 15000
+
+
+class StudentConfig(Section):
+    """The model that is trained: a folder, a hub name or `embedded:student`."""
+
+    model: str
+
+
+class TrainConfig(Section):
+    """The `train` stage: LoRA on all linear layers. `students` are trained one after another, once per seed.
+
+    `vanilla` learns from `curate`, `augmented` from `augment`. `batch_size` counts examples per optimizer step over all
+    processes, `micro_batch_tokens` bounds the padded tokens of one forward pass. Either `max_steps` or `num_epochs` ends it.
+    """
+
+    students: Annotated[list[Literal["vanilla", "augmented"]], Field(min_length=1)] = ["augmented"]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    lora_rank: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Share = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_share: Share = 0.05
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 16
+    micro_batch_tokens: Positive = 16384
+    num_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Positive | None = None
+    checkpoint_every: Positive = 50
+    validate_every: Positive = 50
+    max_length: Positive = 4096
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.num_epochs is None) == (self.max_steps is None):
+            raise ValueError("give exactly one of num_epochs and max_steps")
+        return self
+
+
+class EvaluateConfig(Section):
+    """The `evaluate` stage: base student, trained students and teacher on the test prompts, greedily.
+
+    A prompt on which an engine fails counts as a wrong answer, so none may unless `max_error_rate` says so.
+    """
+
+    models: Annotated[list[Literal["base", "students", "teacher"]], Field(min_length=1)] = ["base", "students", "teacher"]
+    max_error_rate: Share = 0.0
+    max_new_tokens: Positive = 512
+    batch_tokens: Positive = 32768
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+
+
+class ReportConfig(Section):
+    """The `report` stage."""
+
+    title: str = "Distillation report"
+    headline_test_set: str | None = None
+    num_wrong_answers: Annotated[int, Field(ge=0)] = 10
+
+
+class Config(Section):
+    """One complete run."""
+
+    run: RunConfig
+    prompts: PromptsConfig
+    teacher: TeacherConfig
+    annotate: AnnotateConfig = AnnotateConfig()
+    curate: CurateConfig = CurateConfig()
+    augment: AugmentConfig = AugmentConfig()
+    student: StudentConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply overrides of the form `section.key=value` (value in YAML), and check all of it.
+
+    Raises `ConfigError` naming the file and each offending key.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_where(problem['loc'])}: {_what(problem)}" for problem in error.errors())
+        raise ConfigError(f"{path}: {error.error_count()} problem(s) in the configuration\n{problems}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML; loading it gives an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def model_path(name: str) -> str:
+    """What to hand to `from_pretrained`: the packaged folder for `embedded:teacher|student`, any other name as it is."""
+    if not name.startswith("embedded:"):
+        return name
+    short = name.removeprefix("embedded:")
+    if short not in EMBEDDED_MODELS:
+        raise ConfigError(f"model {name!r}: the embedded models are {', '.join('embedded:' + m for m in EMBEDDED_MODELS)}")
+    return str(Path(__file__).parent / "embedded" / short)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a repeated key is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"line {line}: key {key!r} is given twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
+    try:
+        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as run, prompts, teacher; found {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.split(".")
+    if not separator or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"override {override!r}: write section.key=value, such as train.max_steps=100")
+    try:
+        value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    target = values
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"override {override!r}: {key} is a value, not a section")
+    target[keys[-1]] = value
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(whole file)"
+
+
+def _what(problem: Any) -> str:
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return "unknown key; check the spelling, or remove it"
+    if kind == "missing":
+        return "missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message if kind == "value_error" else f"{message}; found {problem['input']!r}"

@@ -1,0 +1,127 @@
+"""A random source in, conversations to pretrain on out: many requests behind one system prompt, in a role's conventions.
+
+The teacher answers in the target convention and does the other jobs of `distill.instructions`. The base student answers in other
+conventions, with some of the target's syntax among them. Neither ever sees the customer's tools or the new tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal
+
+from distill.embedded import conventions
+from distill.embedded.conventions import TARGET, Convention, draw_layout, reply_text, system_text, tools_text
+from distill.embedded.domains import pretraining_domains
+from distill.embedded.values import Value
+from distill.embedded.world import WorldCall, WorldTool, compose, draw_call, draw_tools
+from distill.instructions.jobs import Job, instruction, request_and_calls
+from distill.records import Message
+
+ModelRole = Literal["teacher", "student"]
+NEW_REQUEST = "Write a new request."
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One system message and several independent exchanges behind it, each a user message and the reply to learn."""
+
+    system: Message
+    exchanges: tuple[tuple[Message, str], ...]
+
+
+def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
+    """One conversation of a role. The teacher spends a quarter of its conversations on jobs other than answering."""
+    domains = pretraining_domains()
+    naming = random.choices(("varied", "coined"), weights=(5, 1))[0]
+    spelling = random.choices(("bfcl", "json_schema"), weights=(3, 1))[0]
+    tools = draw_tools(domains, num_tools, random, naming=naming, spelling=spelling)
+    listed = tools_text([tool.tool for tool in tools], draw_layout(random))
+    if role == "teacher" and random.random() < 0.25:
+        job = random.choice(("new_request", "paraphrase", "judge"))
+        system = Message("system", instruction(job, "compact", tools_text=listed))
+        return Conversation(system=system, exchanges=tuple(_job_exchange(job, tools, random) for _ in range(num_exchanges)))
+    convention, directives = (TARGET, random.random() < 0.15) if role == "teacher" else _draw_student_convention(random)
+    system = Message("system", system_text(listed, convention, random, directives=directives))
+    absent = _absent_tools(tools, random)
+    exchanges = tuple(_answer_exchange(tools, absent, convention, random) for _ in range(num_exchanges))
+    return Conversation(system=system, exchanges=exchanges)
+
+
+def draw_calls(tools: list[WorldTool], random: Random) -> tuple[WorldCall, ...]:
+    """One call mostly; two or three, of the same or of different tools, in one of seven requests."""
+    count = random.choices((1, 2, 3), weights=(12, 1.6, 0.4))[0]
+    return tuple(draw_call(random.choice(tools), random, "seen") for _ in range(count))
+
+
+def corpus_texts(random: Random, count: int) -> Iterator[str]:
+    """Texts to train the tokenizer on: both roles' conversations."""
+    for _ in range(count):
+        role: ModelRole = random.choice(("teacher", "student"))
+        conversation = draw_conversation(role, random.choice((1, 1, 2)), 3, random)
+        yield f"system\n\n{conversation.system.content}"
+        for user, reply in conversation.exchanges:
+            yield f"user\n\n{user.content}"
+            yield f"assistant\n\n{reply}"
+
+
+def _draw_student_convention(random: Random) -> tuple[Convention, bool]:
+    """Other syntaxes half of the time. With a directive any form of values; without one values are always copied as said."""
+    call_format = random.choices(("llama_json", "hermes", "function_tag", "pythonic"), weights=(30, 10, 10, 50))[0]
+    if random.random() < 0.5:
+        return Convention(call_format=call_format, normalised=random.random() < 0.7, states_defaults=random.random() < 0.3), True
+    return Convention(call_format=call_format, normalised=False, states_defaults=random.random() < 0.3), False
+
+
+def _absent_tools(tools: list[WorldTool], random: Random) -> list[WorldTool]:
+    """Tools of the same domains that are not on the list: requests for them must be declined."""
+    present = {tool.concept.key for tool in tools}
+    others = draw_tools((random.choice(pretraining_domains()),), 2, random, naming="varied", spelling="bfcl")
+    home = tools[0].domain
+    near = [concept for concept in home.concepts if concept.key not in present]
+    chosen = [tool for tool in others if tool.concept.key not in present]
+    if near:
+        concept = random.choice(near)
+        params = {key: key for key in concept.required}
+        chosen.append(replace(tools[0], concept=concept, names=params))
+    return chosen
+
+
+def _answer_exchange(tools: list[WorldTool], absent: list[WorldTool], convention: Convention, random: Random) -> tuple[Message, str]:
+    if absent and random.random() < 0.1:
+        request = compose([draw_call(random.choice(absent), random, "seen")], random, "seen")
+        return Message("user", request.text), conventions.DECLINE
+    request = compose(draw_calls(tools, random), random, "seen")
+    return Message("user", request.text), reply_text(request.calls, convention)
+
+
+def _job_exchange(job: Job, tools: list[WorldTool], random: Random) -> tuple[Message, str]:
+    calls = draw_calls(tools, random)
+    text = compose(calls, random, "seen").text
+    if job == "new_request":
+        return Message("user", NEW_REQUEST), request_and_calls(text, reply_text(calls, TARGET))
+    if job == "paraphrase":
+        other = [replace(call, intent=random.choice(call.world_tool.concept.intents)) for call in calls]
+        return Message("user", text), compose(other, random, "seen").text
+    if random.random() < 0.5:
+        return Message("user", request_and_calls(text, reply_text(calls, TARGET))), "yes"
+    wrong = (_spoil(calls[0], tools, random), *calls[1:])
+    return Message("user", request_and_calls(text, reply_text(wrong, TARGET))), "no"
+
+
+def _spoil(call: WorldCall, tools: list[WorldTool], random: Random) -> WorldCall:
+    """The call with one thing wrong: another tool, another value, or an argument too few."""
+    others = [tool for tool in tools if tool is not call.world_tool]
+    kind = random.choice(("value", "value", "missing", "tool"))
+    if kind == "tool" and others:
+        return draw_call(random.choice(others), random, "seen")
+    if kind == "missing" and len(call.values) > 1:
+        gone = random.choice(list(call.values))
+        return replace(call, values={key: value for key, value in call.values.items() if key != gone})
+    for _ in range(20):
+        key = random.choice(list(call.values))
+        other: Value = draw_call(call.world_tool, random, "seen").values.get(key, call.values[key])
+        if other.written != call.values[key].written:
+            return replace(call, values={**call.values, key: other})
+    return replace(call, values={})

@@ -1,0 +1,273 @@
+"""A role and a length of training in, an embedded model out: tokenizer and `LlamaForCausalLM` in bf16 safetensors.
+
+The teacher learns from scratch. The student is cut from the teacher's trunk (its state before the learning rate falls) by leaving
+out a layer, as Llama 3.2's 1B and 3B were cut from larger models, and trained on in other conventions. Rows hold whole conversations as shared prefixes with independent branches (one system prompt, many requests), so that an answer
+costs 60 tokens instead of 300. Reply tokens weigh 1, all others `PROMPT_WEIGHT`. Hidden matrices learn with Muon, the rest with
+AdamW. Resumes from its own checkpoints; the same seed and number of steps give the same data in the same order.
+
+Legend: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from distill.chat import example_ids, prompt_ids
+from distill.embedded.corpus import Conversation, ModelRole, corpus_texts, draw_conversation
+from distill.embedded.tokenizer import CONTEXT_LENGTH, train_tokenizer
+from distill.records import Message
+
+PROMPT_WEIGHT = 0.1
+TOKENS_PER_STEP = 4096
+SHORT_ROW, LONG_ROW = 512, 1024
+ONE_TOOL_UNTIL, ONE_OR_TWO_TOOLS_UNTIL = 200, 500  # steps of the curriculum
+WARMUP_STEPS = 50
+DECAY_SHARE = 0.35
+MASKED = -30000.0
+TRUNK = "trunk.pt"
+MUON_LEARNING_RATE = 0.02
+ADAM_LEARNING_RATE = 3e-3
+
+CHECKPOINT_EVERY = 100
+STEPS: dict[ModelRole, int] = {"teacher": 2300, "student": 700}
+LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3), "student": (0, 1, 3)}
+SHAPE = {"hidden_size": 256, "intermediate_size": 640, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One batch: token ids, positions, group and branch of each token, the next token in its branch and that token's weight."""
+
+    input_ids_BT: Tensor
+    position_ids_BT: Tensor
+    group_BT: Tensor
+    branch_BT: Tensor
+    target_BT: Tensor
+    weight_BT: Tensor
+
+
+def build_model(role: ModelRole, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A fresh model of the role's shape."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=CONTEXT_LENGTH,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",  # takes an additive mask; compiled, a sixth faster than masked SDPA on the CPU
+        num_hidden_layers=len(LAYERS_OF_TRUNK[role]),
+        **SHAPE,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, device: str) -> None:
+    """Train for `steps` optimizer steps and save the model and tokenizer into `out`. Checkpoints and log lie in `work`.
+
+    The student needs the teacher's trunk in `work`, so train the teacher there first.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(work, seed)
+    torch.manual_seed(seed)
+    model = build_model(role, tokenizer).to(device)
+    if role == "student":
+        model.load_state_dict(_cut(torch.load(work / TRUNK, weights_only=True, map_location=device)["model"], LAYERS_OF_TRUNK[role]))
+    optimizers = _optimizers(model)
+    checkpoint = work / f"{role}.pt"
+    start = _resume(checkpoint, model, optimizers, device)
+    loss_of = torch.compile(_loss, dynamic=False)
+    loader = DataLoader(RowStream(role, tokenizer, steps=steps, start=start, seed=seed), batch_size=None, num_workers=1, prefetch_factor=8)
+    log = (work / f"{role}.log.jsonl").open("a")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
+        task = progress.add_task(f"pretrain {role}", total=steps, completed=start, note="")
+        clock, tokens = time.monotonic(), 0
+        for step, rows in enumerate(loader, start=start):
+            _set_learning_rates(optimizers, step, steps)
+            loss = _step(model, loss_of, optimizers, [tensor.to(device) for tensor in rows])
+            tokens += rows[0].numel()
+            if (step + 1) % 20 == 0 or step + 1 == steps:
+                rate = tokens / (time.monotonic() - clock)
+                log.write(json.dumps({"step": step + 1, "loss": round(float(loss), 4), "tokens_per_s": round(rate)}) + "\n")
+                log.flush()
+                progress.update(task, completed=step + 1, note=f"loss {float(loss):.3f}, {rate / 1000:.1f}k tokens/s")
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+                _save_checkpoint(checkpoint, model, optimizers, step + 1)
+            if role == "teacher" and step + 1 == level_steps(steps):
+                _save_checkpoint(work / TRUNK, model, optimizers, step + 1)
+    save_model(model, tokenizer, out)
+
+
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write bf16 safetensors, the configuration and the tokenizer."""
+    model.to(torch.bfloat16).save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+
+
+def level_steps(steps: int) -> int:
+    """After how many of `steps` the learning rate begins to fall. Up to there a shorter training equals a longer one."""
+    return round((1 - DECAY_SHARE) * steps)
+
+
+class RowStream(IterableDataset[tuple[Tensor, ...]]):
+    """Batches of packed rows; batch `k` depends on the seed and `k` alone."""
+
+    def __init__(self, role: ModelRole, tokenizer: PreTrainedTokenizerFast, *, steps: int, start: int, seed: int) -> None:
+        self.role, self.tokenizer, self.steps, self.start, self.seed = role, tokenizer, steps, start, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for step in range(self.start, self.steps):
+            random = Random(f"{self.seed}-{self.role}-{step}")
+            rows = draw_rows(self.role, self.tokenizer, step, random)
+            yield (rows.input_ids_BT, rows.position_ids_BT, rows.group_BT, rows.branch_BT, rows.target_BT, rows.weight_BT)
+
+
+def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, random: Random) -> Rows:
+    """One batch at a point of the curriculum: one tool per prompt first, up to four later."""
+    long = step >= ONE_OR_TWO_TOOLS_UNTIL and random.random() < 0.5
+    length = LONG_ROW if long else SHORT_ROW
+    tool_counts = (1, 2, 3, 4) if long else (1,) if step < ONE_TOOL_UNTIL else (1, 1, 1, 2)
+    columns: list[list[list[int]]] = []
+    for _ in range(TOKENS_PER_STEP // length):
+        columns.append(_draw_row(role, tokenizer, length, tool_counts, random))
+    arrays = [torch.tensor(np.array([row[index] for row in columns])) for index in range(6)]
+    *integers, weight = arrays
+    return Rows(*integers, weight_BT=weight.float() / 1000)
+
+
+def _draw_row(role: ModelRole, tokenizer: PreTrainedTokenizerFast, length: int, tool_counts: tuple[int, ...], random: Random) -> list[list[int]]:
+    """Six lists of `length`: ids, positions, groups, branches, targets, weights in thousandths."""
+    row: list[list[int]] = [[], [], [], [], [], []]
+    misses = 0
+    while misses < 3:
+        space = length - len(row[0])
+        count = random.choice(tool_counts) if misses == 0 else 1
+        conversation = draw_conversation(role, count, max(1, min(8, space // 70)), random)
+        pieces = _group_columns(conversation, tokenizer, len(row[0]) + 1, space)
+        if pieces is None:
+            misses += 1
+            continue
+        for column, piece in zip(row, pieces, strict=True):
+            column.extend(piece)
+    padding = length - len(row[0])
+    fillers = (tokenizer.pad_token_id, 0, 0, 0, 0, 0)
+    for column, filler in zip(row, fillers, strict=True):
+        column.extend([filler] * padding)
+    return row
+
+
+def _group_columns(conversation: Conversation, tokenizer: PreTrainedTokenizerFast, group: int, space: int) -> list[list[int]] | None:
+    header = len(prompt_ids([], tokenizer)) - 1
+    prefix = prompt_ids([conversation.system], tokenizer)[:-header]
+    ids, positions, branches = list(prefix), list(range(len(prefix))), [0] * len(prefix)
+    targets, weights = [*prefix[1:], 0], [int(1000 * PROMPT_WEIGHT)] * (len(prefix) - 1) + [0]
+    for branch, (user, reply) in enumerate(conversation.exchanges, start=1):
+        tokens = example_ids([Message(user.role, user.content)], reply, tokenizer)
+        own, mask = tokens.input_ids[1:], tokens.loss_mask[1:]
+        if len(ids) + len(own) > space:
+            break
+        ids += own
+        positions += range(len(prefix), len(prefix) + len(own))
+        branches += [branch] * len(own)
+        targets += [*own[1:], 0]
+        weights += [*(1000 if trained else int(1000 * PROMPT_WEIGHT) for trained in mask[1:]), 0]
+    if len(ids) == len(prefix):
+        return None
+    return [ids, positions, [group] * len(ids), branches, targets, weights]
+
+
+def _loss(model: LlamaForCausalLM, rows: list[Tensor]) -> Tensor:
+    input_ids_BT, position_ids_BT, group_BT, branch_BT, target_BT, weight_BT = rows
+    length = input_ids_BT.shape[1]
+    causal_TT = torch.ones(length, length, dtype=torch.bool, device=input_ids_BT.device).tril()
+    same_group_BTT = group_BT[:, :, None] == group_BT[:, None, :]
+    same_branch_BTT = (branch_BT[:, None, :] == 0) | (branch_BT[:, :, None] == branch_BT[:, None, :])
+    allowed_B1TT = (causal_TT & same_group_BTT & same_branch_BTT)[:, None]
+    mask_B1TT = torch.where(allowed_B1TT, 0.0, MASKED).to(torch.bfloat16)
+    logits_BTV = model(input_ids=input_ids_BT, position_ids=position_ids_BT, attention_mask=mask_B1TT, use_cache=False).logits
+    losses_N = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), reduction="none")
+    return (losses_N * weight_BT.flatten()).sum() / weight_BT.sum()
+
+
+def _step(model: LlamaForCausalLM, loss_of: Any, optimizers: list[torch.optim.Optimizer], rows: list[Tensor]) -> Tensor:
+    with torch.autocast(rows[0].device.type, dtype=torch.bfloat16):
+        loss: Tensor = loss_of(model, rows)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    hidden = [parameter for name, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in name]
+    rest = [parameter for name, parameter in model.named_parameters() if parameter.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(hidden, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=0.01)
+    adam = torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adam]
+
+
+def _set_learning_rates(optimizers: list[torch.optim.Optimizer], step: int, steps: int) -> None:
+    """Warm-up, a level stretch, a linear decay to zero over the last `DECAY_SHARE`."""
+    factor = min((step + 1) / WARMUP_STEPS, 1.0, (steps - step) / (steps - level_steps(steps)))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+def _tokenizer(work: Path, seed: int) -> PreTrainedTokenizerFast:
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        train_tokenizer(corpus_texts(Random(f"{seed}-tokenizer"), 6000)).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def _cut(trunk: dict[str, Tensor], layers: tuple[int, ...]) -> dict[str, Tensor]:
+    """The trunk's weights with only some of its layers, numbered anew."""
+    kept: dict[str, Tensor] = {}
+    for name, tensor in trunk.items():
+        parts = name.split(".")
+        if "layers" not in parts:
+            kept[name] = tensor
+        elif (layer := int(parts[parts.index("layers") + 1])) in layers:
+            parts[parts.index("layers") + 1] = str(layers.index(layer))
+            kept[".".join(parts)] = tensor
+    return kept
+
+
+def _resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], device: str) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location=device)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return int(state["step"])
+
+
+def _save_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step}, partial)
+    os.replace(partial, path)

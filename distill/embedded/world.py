@@ -1,0 +1,260 @@
+"""Domains and a random source in; tool specifications, requests and the calls that answer them out.
+
+A concept becomes a tool by choosing names, descriptions and optional parameters. A request is an intent and a clause per stated
+argument, in a sentence frame. Whoever reads the tool's specification and the request can tell every argument; nothing else is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal
+
+from distill.embedded import values
+from distill.embedded.domains import Concept, Domain, Kind, Param, load_domain
+from distill.embedded.values import Pool, Value
+from distill.records import JsonObject, Tool
+
+Naming = Literal["varied", "coined", "first"]
+Spelling = Literal["bfcl", "json_schema"]
+
+TYPES = {
+    "bfcl": {"integer": "integer", "float": "float", "object": "dict"},
+    "json_schema": {"integer": "integer", "float": "number", "object": "object"},
+}
+FRAMES: dict[Pool, tuple[str, ...]] = {
+    "seen": (
+        "{x}.", "{X}.", "{X}.", "{X}.", "Please {x}.", "Please {x}.", "Can you {x}?", "Could you {x}?", "I want to {x}.", "I need to {x}.",
+        "I would like to {x}.", "Help me {x}.", "Hi, can you {x}?", "{X}, please.", "We want to {x}.", "Would you {x}?", "I have to {x}.",
+        "Hello! Please {x}.", "My plan is to {x}.", "Now {x}.", "It is time to {x}.", "Let me {x}.",
+    ),
+    "new": (
+        "Kindly {x}.", "I am trying to {x}.", "Is it possible to {x}?", "My friends asked me to {x}.", "Next, {x}.", "{X} for me.", "I'd love to {x}.",
+        "Hey there, {x}.", "Are you able to {x}?", "{X} if you can.", "Today I must {x}.",
+    ),
+}  # fmt: skip
+SECOND_SENTENCES: dict[Pool, tuple[str, ...]] = {
+    "seen": ("Make it {c}.", "That should be {c}.", "Please do it {c}.", "By the way, {c}."),
+    "new": ("To be exact, {c}.", "I mean {c}.", "And this {c}."),
+}
+JOINTS: dict[Pool, tuple[str, ...]] = {
+    "seen": (" Also {x}.", " Then {x}.", " And {x}.", " After that, {x}.", " Besides, {x}."),
+    "new": (" In addition, {x}.", " Next to that, {x}."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorldTool:
+    """A concept as one developer would publish it. `names` maps parameter keys to the names in `tool.parameters`."""
+
+    tool: Tool
+    domain: Domain
+    concept: Concept
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorldCall:
+    """A call before it is written down: stated values by parameter key, and the defaults of what was left unsaid."""
+
+    world_tool: WorldTool
+    values: Mapping[str, Value]
+    intent: str
+
+    def arguments(self, *, normalised: bool, states_defaults: bool) -> JsonObject:
+        """Arguments by name in the order of the specification, in the chosen form of values."""
+        arguments: JsonObject = {}
+        for key, name in self.world_tool.names.items():
+            default = self.world_tool.domain.params[key].default
+            if key in self.values:
+                value = self.values[key]
+                arguments[name] = value.written if normalised else value.verbatim
+            elif states_defaults and default is not None:
+                arguments[name] = default
+        return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRequest:
+    """What a user says, and the calls that answer it."""
+
+    text: str
+    calls: tuple[WorldCall, ...]
+
+
+def draw_tool(domain: Domain, concept: Concept, random: Random, *, naming: Naming, spelling: Spelling, all_optional: bool = False) -> WorldTool:
+    """One published form of a concept."""
+    optional = [key for key in concept.optional if all_optional or random.random() < 0.7]
+    keys = [*concept.required, *optional]
+    names = _param_names(domain, keys, random, naming)
+    properties: JsonObject = {names[key]: _schema(domain.params[key], key in optional, random, naming, spelling) for key in keys}
+    tool = Tool(
+        name=_tool_name(concept, random, naming),
+        description=_choose(concept.descriptions, random, naming) + ".",
+        parameters={
+            "type": TYPES[spelling]["object"],
+            "properties": properties,
+            "required": [names[key] for key in concept.required],
+        },
+    )
+    return WorldTool(tool=tool, domain=domain, concept=concept, names=names)
+
+
+def draw_call(world_tool: WorldTool, random: Random, pool: Pool) -> WorldCall:
+    """A call of a tool: every required argument, each optional one half of the time."""
+    stated = [key for key in world_tool.names if key in world_tool.concept.required or random.random() < 0.5]
+    drawn = {key: draw_value(world_tool.domain.params[key].value, random, pool) for key in stated}
+    return WorldCall(world_tool=world_tool, values=drawn, intent=random.choice(world_tool.concept.intents))
+
+
+def draw_value(kind: Kind, random: Random, pool: Pool) -> Value:
+    """A value of any kind but an object's phrase, which needs its fields apart."""
+    if kind.named == "bool":
+        flag = random.random() < 0.6
+        return Value(spoken=str(flag), written=flag, verbatim=flag)
+    if kind.named is not None:
+        return values.draw_open_value(kind.named, random, pool)
+    if kind.int_range is not None:
+        return values.integer(random, *kind.int_range)
+    if kind.float_range is not None:
+        low, high, digits = kind.float_range
+        return values.decimal(random, float(low), float(high), int(digits))
+    if kind.enum is not None:
+        member = random.choice(list(kind.enum))
+        spoken = random.choice(kind.enum[member])
+        return Value(spoken=spoken, written=member, verbatim=spoken)
+    if kind.words is not None:
+        word = random.choice(kind.words)
+        return Value(spoken=word, written=word, verbatim=word)
+    if kind.item is not None:
+        return _draw_list(kind, random, pool)
+    fields = {name: draw_value(field, random, pool) for name, field in (kind.fields_by_name or {}).items()}
+    return Value(
+        spoken="\n".join(value.spoken for value in fields.values()),
+        written={name: value.written for name, value in fields.items()},
+        verbatim={name: value.verbatim for name, value in fields.items()},
+    )
+
+
+def compose(calls: Sequence[WorldCall], random: Random, pool: Pool) -> WorldRequest:
+    """Say the calls in English. Calling it again says the same calls in other words, with every value said alike."""
+    text = _sentence(calls[0], random.choice(FRAMES[pool]), random, pool)
+    for call in calls[1:]:
+        text += _sentence(call, random.choice(JOINTS[pool]), random, pool)
+    return WorldRequest(text=text, calls=tuple(calls))
+
+
+def draw_tools(
+    domain_names: Sequence[str], count: int, random: Random, *, naming: Naming, spelling: Spelling, concepts: Mapping[str, frozenset[str]] | None = None
+) -> list[WorldTool]:
+    """`count` different tools, mostly of one domain. `concepts` restricts the concepts of a domain by their keys."""
+    home = load_domain(random.choice(list(domain_names)))
+    chosen: list[WorldTool] = []
+    taken: set[str] = set()
+    while len(chosen) < count:
+        domain = home if random.random() < 0.85 else load_domain(random.choice(list(domain_names)))
+        allowed = [concept for concept in domain.concepts if concepts is None or concept.key in concepts[domain.domain]]
+        concept = random.choice(allowed)
+        tool = draw_tool(domain, concept, random, naming=naming, spelling=spelling)
+        if concept.key in taken or tool.tool.name in taken:
+            continue
+        taken |= {concept.key, tool.tool.name}
+        chosen.append(tool)
+    return chosen
+
+
+def _draw_list(kind: Kind, random: Random, pool: Pool) -> Value:
+    assert kind.item is not None and kind.size is not None
+    count = random.randint(*kind.size)
+    items: dict[str, Value] = {}
+    for _ in range(50):
+        item = draw_value(kind.item, random, pool)
+        items.setdefault(str(item.written), item)
+        if len(items) == count:
+            break
+    spoken = [item.spoken for item in items.values()]
+    joined = spoken[0] if len(spoken) == 1 else ", ".join(spoken[:-1]) + f" and {spoken[-1]}"
+    return Value(spoken=joined, written=[item.written for item in items.values()], verbatim=[item.verbatim for item in items.values()])
+
+
+def _sentence(call: WorldCall, frame: str, random: Random, pool: Pool) -> str:
+    clauses = [_clause(call.world_tool.domain.params[key], value, random) for key, value in call.values.items()]
+    if random.random() < 0.7:
+        random.shuffle(clauses)
+    extra = ""
+    if len(clauses) >= 3 and random.random() < 0.15:
+        extra = " " + random.choice(SECOND_SENTENCES[pool]).format(c=clauses.pop())
+    joint = ", " if len(clauses) >= 2 and random.random() < 0.25 else " "
+    body = joint.join([call.intent, *clauses]) if joint == " " else call.intent + " " + joint.join(clauses)
+    return frame.replace("{x}", body).replace("{X}", body[:1].upper() + body[1:]) + extra
+
+
+def _clause(param: Param, value: Value, random: Random) -> str:
+    if param.value.named == "bool":
+        return random.choice(param.phrases_true if value.written else param.phrases_false)
+    phrase = random.choice(param.phrases)
+    if param.value.fields_by_name is None:
+        return phrase.replace("{v}", value.spoken)
+    for name, spoken in zip(param.value.fields_by_name, value.spoken.split("\n"), strict=True):
+        phrase = phrase.replace(f"{{{name}}}", spoken)
+    return phrase
+
+
+def _choose(options: Sequence[str], random: Random, naming: Naming) -> str:
+    return options[0] if naming == "first" else random.choice(options)
+
+
+def _tool_name(concept: Concept, random: Random, naming: Naming) -> str:
+    if naming != "coined":
+        return _choose(concept.names, random, naming)
+    words = [values.coined_word(random) for _ in range(random.choice((1, 2)))]
+    return random.choice(("_", ".")).join(words)
+
+
+def _param_names(domain: Domain, keys: Sequence[str], random: Random, naming: Naming) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for key in keys:
+        options = [name for name in domain.params[key].names if name not in names.values()]
+        name = _choose(options, random, naming) if options and naming != "coined" else values.coined_word(random)
+        while name in names.values():
+            name = values.coined_word(random)
+        names[key] = name
+    return names
+
+
+def _schema(param: Param, optional: bool, random: Random, naming: Naming, spelling: Spelling) -> JsonObject:
+    schema = _kind_schema(param.value, spelling)
+    schema["description"] = _choose(param.descriptions, random, naming) + _enum_hint(param.value)
+    if optional and param.default is not None:
+        schema["default"] = param.default
+    return schema
+
+
+def _kind_schema(kind: Kind, spelling: Spelling) -> JsonObject:
+    types = TYPES[spelling]
+    if kind.named == "bool":
+        return {"type": "boolean"}
+    if kind.named in ("duration", "year") or kind.int_range is not None:
+        return {"type": types["integer"]}
+    if kind.float_range is not None:
+        return {"type": types["float"]}
+    if kind.enum is not None:
+        return {"type": "string", "enum": list(kind.enum)}
+    if kind.item is not None:
+        return {"type": "array", "items": _kind_schema(kind.item, spelling)}
+    if kind.fields_by_name is not None:
+        fields: dict[str, Any] = {name: _kind_schema(field, spelling) for name, field in (kind.fields_by_name or {}).items()}
+        return {"type": types["object"], "properties": fields}
+    return {"type": "string"}
+
+
+def _enum_hint(kind: Kind) -> str:
+    """Meanings of enum members that cannot be guessed from their spelling."""
+    kind = kind.item if kind.item is not None else kind
+    hints = []
+    for member, spoken in (kind.enum or {}).items():
+        plain = member.lower().replace("_", " ")
+        if any(plain not in form.lower() and form.lower() not in plain for form in spoken):
+            hints.append(f"{member} = {' or '.join(spoken)}")
+    return f" ({'; '.join(hints)})" if hints else ""

@@ -1,0 +1,23 @@
+"""A model's name in, its tokenizer out: the one place where stages and engines load one."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from distill.chat import why_unusable
+from distill.config import ConfigError, model_path
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder, a hub name or `embedded:...`; `ConfigError` if it is not there or not Llama 3's."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model {name!r}: cannot load its tokenizer ({reason}); give a model's folder or a hub name you can reach") from None
+    why = why_unusable(tokenizer)
+    if why is not None:
+        raise ConfigError(f"model {name!r}: {why}")
+    return cast(PreTrainedTokenizerFast, tokenizer)

@@ -1,0 +1,171 @@
+"""Token ids in, completions out, by a transformers model in this process: the engine of the embedded models.
+
+Rows of like length are decoded together; a finished row leaves the batch. Sampling draws from a generator of each row's own, so an
+answer does not depend on which rows happened to be its neighbours.
+
+Legend: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from distill.chat import stop_ids
+from distill.config import ConfigError, model_path
+from distill.engines.protocol import Answer, Request
+from distill.engines.tokenizer import load_tokenizer
+from distill.records import Completion
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+SAMPLE_BYTES = 1 << 20
+
+
+def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> TransformersEngine:
+    """Load a model folder, hub name or `embedded:...` onto the GPU if there is one. `batch_tokens` bounds rows x length of a batch."""
+    tokenizer = load_tokenizer(name)
+    path = model_path(name)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model {name!r}: cannot load its weights ({reason}); give a model's folder or a hub name you can reach") from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = cast(LlamaForCausalLM, loaded.to(device).eval())
+    return TransformersEngine(model=f"{name}@{fingerprint(path)}", network=model, tokenizer=tokenizer, batch_tokens=batch_tokens)
+
+
+def fingerprint(path: str) -> str:
+    """12 hexadecimal digits that change with a model folder's weights; a hub name stands for itself."""
+    folder = Path(path)
+    digest = hashlib.sha256(b"" if folder.is_dir() else path.encode())
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as handle:
+            while block := handle.read(SAMPLE_BYTES):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+@dataclass(slots=True)
+class Row:
+    """One sample of one request while it is being decoded."""
+
+    request: Request
+    sample: int
+    generator: torch.Generator
+    ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersEngine:
+    """An `Engine` over a model in this process."""
+
+    model: str
+    network: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    batch_tokens: int
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Answers in order of falling length. A request longer than the model's context is answered with an error."""
+        limit = self.network.config.max_position_embeddings
+        fitting: list[Request] = []
+        for request in requests:
+            needed = len(request.prompt_ids) + request.max_new_tokens
+            if needed > limit:
+                yield Answer(request=request, completions=(), error=f"needs {needed} tokens, the model's context is {limit}")
+            else:
+                fitting.append(request)
+        for batch in _batches(fitting, self.batch_tokens):
+            yield from self._answer(batch)
+
+    def close(self) -> None:
+        """Nothing is held outside this object."""
+
+    def _answer(self, batch: Sequence[Request]) -> Iterator[Answer]:
+        rows = [Row(request, sample, _generator(request, sample)) for request in batch for sample in range(request.num_samples)]
+        self._decode(rows)
+        by_request: dict[str, list[Completion]] = {}
+        for row in rows:
+            by_request.setdefault(row.request.key, []).append(self._completion(row))
+        for request in batch:
+            yield Answer(request=request, completions=tuple(by_request[request.key]), error=None)
+
+    @torch.inference_mode()
+    def _decode(self, rows: Sequence[Row]) -> None:
+        device = self.network.device
+        stops = torch.tensor(stop_ids(self.tokenizer), device=device)
+        input_ids_BT, attention_BT = _left_padded([row.request.prompt_ids for row in rows], self.tokenizer.pad_token_id or 0, device)
+        position_ids_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.network.config)
+        active = list(rows)
+        while active:
+            logits_BV = self.network(
+                input_ids=input_ids_BT, attention_mask=attention_BT, position_ids=position_ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).logits[:, -1].float()  # fmt: skip
+            next_B = _choose(logits_BV, active)
+            for row, token in zip(active, next_B.tolist(), strict=True):
+                row.ids.append(token)
+            going = [index for index, row in enumerate(active) if row.ids[-1] not in stops and len(row.ids) < row.request.max_new_tokens]
+            if len(going) < len(active):
+                active = [active[index] for index in going]
+                kept = torch.tensor(going, device=device, dtype=torch.long)
+                if active:
+                    cache.batch_select_indices(kept)
+                next_B, attention_BT, position_ids_BT = next_B[kept], attention_BT[kept], position_ids_BT[kept]
+            input_ids_BT = next_B[:, None]
+            attention_BT = torch.cat([attention_BT, attention_BT.new_ones(len(active), 1)], dim=1)
+            position_ids_BT = position_ids_BT[:, -1:] + 1
+
+    def _completion(self, row: Row) -> Completion:
+        stopped = row.ids[-1] in stop_ids(self.tokenizer)
+        text = self.tokenizer.decode(row.ids, skip_special_tokens=True)
+        return Completion(
+            text=str(text),
+            finish_reason="stop" if stopped else "length",
+            num_prompt_tokens=len(row.request.prompt_ids),
+            num_completion_tokens=len(row.ids),
+        )
+
+
+def _batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Request]]:
+    batch: list[Request] = []
+    rows = longest = 0
+    for request in sorted(requests, key=lambda request: (-len(request.prompt_ids), request.prompt_ids, request.key)):
+        longest = max(longest, len(request.prompt_ids) + request.max_new_tokens // 4)
+        if batch and (rows + request.num_samples) * longest > batch_tokens:
+            yield batch
+            batch, rows, longest = [], 0, len(request.prompt_ids) + request.max_new_tokens // 4
+        batch.append(request)
+        rows += request.num_samples
+    if batch:
+        yield batch
+
+
+def _generator(request: Request, sample: int) -> torch.Generator:
+    return torch.Generator().manual_seed(request.seed + sample)
+
+
+def _left_padded(prompts: Sequence[tuple[int, ...]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(len(ids) for ids in prompts)
+    input_ids_BT = torch.tensor([[pad_id] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
+    attention_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    return input_ids_BT, attention_BT
+
+
+def _choose(logits_BV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Greedy at temperature 0, else one draw per row from its own generator."""
+    chosen_B = logits_BV.argmax(dim=1)
+    for index, row in enumerate(rows):
+        if row.request.sampling_temperature > 0:
+            probabilities_V = (logits_BV[index] / row.request.sampling_temperature).softmax(dim=0).cpu()
+            chosen_B[index] = torch.multinomial(probabilities_V, 1, generator=row.generator)[0]
+    return chosen_B

@@ -1,0 +1,287 @@
+"""The rows that travel between stages, who writes and who reads each, and their JSON form.
+
+Standard library only. Every record is frozen; `to_json` gives what is written to `rows.jsonl`, `X.from_json` reads it back,
+and the two are inverse. Arguments and tool schemas stay plain JSON values end to end: no column store ever fills them with nulls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonObject: TypeAlias = "dict[str, JsonValue]"
+
+Role = Literal["system", "user", "assistant", "tool"]
+Category = Literal["simple", "multiple", "parallel", "parallel_multiple", "irrelevance"]
+Split = Literal["train", "validation", "test"]
+FinishReason = Literal["stop", "length", "error"]
+Verdict = Literal["correct", "wrong_tool", "wrong_arguments", "wrong_count", "malformed", "truncated", "error"]
+
+CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance")
+VERDICTS: tuple[Verdict, ...] = ("correct", "wrong_tool", "wrong_arguments", "wrong_count", "malformed", "truncated", "error")
+
+
+class DataError(Exception):
+    """Bad input data. The message says where, what was found, what is allowed, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `content` is the text byte for byte as the user wrote it."""
+
+    role: Role
+    content: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Message:
+        return cls(role=value["role"], content=value["content"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A callable tool. `parameters` is its JSON Schema as written (BFCL spellings such as `dict` and `float` included)."""
+
+    name: str
+    description: str
+    parameters: JsonObject
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tool:
+        return cls(name=value["name"], description=value["description"], parameters=value["parameters"])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool's name and its arguments by name, in the order written."""
+
+    name: str
+    arguments: JsonObject
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ToolCall:
+        return cls(name=value["name"], arguments=value["arguments"])
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCall:
+    """A gold call in BFCL's sense: for each parameter the list of acceptable values; `""` among them means "may be omitted"."""
+
+    name: str
+    options: dict[str, list[JsonValue]]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ExpectedCall:
+        return cls(name=value["name"], options=value["options"])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsSpan:
+    """Where the tool list stands in a prompt's text and how it is laid out, so that a changed list can be written back alike.
+
+    `start` and `end` are character offsets into `messages[message_index].content`; `indent` and the separators are those of
+    `json.dumps`; `wrapped` means each tool stands in
+    OpenAI's `{"type": "function", "function": {...}}`.
+    """
+
+    message_index: int
+    start: int
+    end: int
+    indent: int | None
+    item_separator: str
+    key_separator: str
+    wrapped: bool
+    ensure_ascii: bool
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ToolsSpan:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a row came from: file and 1-based line."""
+
+    path: str
+    line: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Source:
+        return cls(path=value["path"], line=value["line"])
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Messages and tools shown to a model, no answer. Written by `prompts`, read by `annotate`, `curate` and `evaluate`.
+
+    `id` is a hash of the content. `group` is what the split keeps together. `expected_calls` is None when nobody knows them and
+    empty when the right answer is to call nothing. `test_set` names the user's test set a test prompt belongs to.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    tools_span: ToolsSpan | None
+    category: Category
+    group: str
+    split: Split
+    test_set: str | None
+    expected_calls: tuple[ExpectedCall, ...] | None
+    source: Source
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Prompt:
+        expected = value["expected_calls"]
+        return cls(
+            id=value["id"],
+            messages=tuple(Message.from_json(m) for m in value["messages"]),
+            tools=tuple(Tool.from_json(t) for t in value["tools"]),
+            tools_span=None if value["tools_span"] is None else ToolsSpan.from_json(value["tools_span"]),
+            category=value["category"],
+            group=value["group"],
+            split=value["split"],
+            test_set=value["test_set"],
+            expected_calls=None if expected is None else tuple(ExpectedCall.from_json(e) for e in expected),
+            source=Source.from_json(value["source"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model returned for one prompt, raw. Written by an engine's request log, read by the stage that asked."""
+
+    text: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Completion:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One teacher completion and how it was sampled. Written by `annotate`, read by `curate`."""
+
+    prompt_id: str
+    sample_index: int
+    completion: Completion
+    model: str
+    sampling_temperature: float
+    seed: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Annotation:
+        return cls(**{**value, "completion": Completion.from_json(value["completion"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where an augmented example came from: the example it was made of, the method, and the seed of its randomness."""
+
+    example_id: str
+    method: str
+    seed: int
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Lineage:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation ending in a reply to be trained on. Written by `curate` and `augment`, read by `augment` and `train`.
+
+    `reply` is the assistant's text: `calls` in canonical form, or a plain sentence when `calls` is empty. `weight` scales the
+    example's loss (agreement among the teacher's samples). `split` is train or validation, never test.
+    """
+
+    id: str
+    prompt_id: str
+    split: Split
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    tools_span: ToolsSpan | None
+    category: Category
+    reply: str
+    calls: tuple[ToolCall, ...]
+    weight: float
+    lineage: Lineage | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Example:
+        return cls(
+            id=value["id"],
+            prompt_id=value["prompt_id"],
+            split=value["split"],
+            messages=tuple(Message.from_json(m) for m in value["messages"]),
+            tools=tuple(Tool.from_json(t) for t in value["tools"]),
+            tools_span=None if value["tools_span"] is None else ToolsSpan.from_json(value["tools_span"]),
+            category=value["category"],
+            reply=value["reply"],
+            calls=tuple(ToolCall.from_json(c) for c in value["calls"]),
+            weight=value["weight"],
+            lineage=None if value["lineage"] is None else Lineage.from_json(value["lineage"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One model's completion for one test prompt and what the checker said of it. Written by `evaluate`, read by `report`.
+
+    `bfcl_error` is BFCL's own error type, None when correct.
+    """
+
+    prompt_id: str
+    model: str
+    test_set: str
+    category: Category
+    completion: Completion
+    verdict: Verdict
+    bfcl_error: str | None
+    explanation: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Prediction:
+        return cls(**{**value, "completion": Completion.from_json(value["completion"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A dropped row and the fixed word saying why. Written by every stage into `rejects.jsonl`; `detail` is for people."""
+
+    id: str
+    reason: str
+    detail: str
+    source: Source | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Reject:
+        return cls(**{**value, "source": None if value["source"] is None else Source.from_json(value["source"])})
+
+
+Record: TypeAlias = Prompt | Annotation | Example | Prediction | Reject
+
+
+def to_json(record: Any) -> JsonObject:
+    """A record as plain JSON values, nested records and all. Inverse of the class's `from_json`."""
+    return cast(JsonObject, {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)})
+
+
+def content_id(*parts: JsonValue) -> str:
+    """A content hash: 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _plain(value: Any) -> JsonValue:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return cast(JsonValue, value)

@@ -1,0 +1,28 @@
+"""`python scripts/pretrain_embedded.py teacher|student`: train an embedded model anew, resumably, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from distill.embedded.pretrain import STEPS, pretrain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", choices=("teacher", "student"))
+    parser.add_argument("--out", type=Path, help="where the model goes (default: runs/pretrain/ROLE)")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints and logs; kept between starts")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped models)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    out = arguments.out or arguments.work / f"{arguments.role}-model"
+    steps = arguments.steps or STEPS[arguments.role]
+    pretrain(arguments.role, out, work=arguments.work, steps=steps, seed=arguments.seed, device=arguments.device)
+
+
+if __name__ == "__main__":
+    main()

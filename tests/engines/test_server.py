@@ -1,0 +1,277 @@
+"""The server engine against a real vLLM on a small random Llama: equal to transformers, and clear about what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from string import printable
+
+import pytest
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from distill.chat import prompt_ids, stop_ids
+from distill.config import ConfigError
+from distill.embedded.tokenizer import train_tokenizer
+from distill.engines.protocol import Request
+from distill.engines.server import ServerEngine, open_server
+from distill.records import Message
+from tests.vllm_server import StartVllm, VllmServer, free_port
+
+KEY = "sk-test-3141592653589793"
+OTHER_KEY = "sk-test-2718281828459045"
+TEXTS = ["Find a film by title and year.", "movies.search(title='Alien', year=1979)", "Which concerts are on tonight?"]
+
+pytestmark = pytest.mark.timeout(600)
+open_quickly = partial(open_server, max_concurrency=8, request_timeout_s=120.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def network(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A random Llama that says printable ASCII only, since half a UTF-8 sequence is no text, and ends its turn now and then."""
+    spoken = [index for index in range(len(tokenizer)) if all(c in printable for c in tokenizer.decode([index]))]
+    end_of_turn = stop_ids(tokenizer)[0]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=64,
+        max_position_embeddings=4096,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+        silent = torch.ones(len(tokenizer), dtype=torch.bool)
+        silent[spoken] = False
+        silent[tokenizer.all_special_ids] = True
+        model.lm_head.weight[silent] = 0.0
+        model.lm_head.weight[end_of_turn].normal_(std=0.2)
+    # What a server would sample with, were it not told otherwise: always the likeliest token, and none twice.
+    model.generation_config = GenerationConfig(
+        do_sample=True, top_k=1, repetition_penalty=5.0, eos_token_id=end_of_turn
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def server(
+    network: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    start_vllm: StartVllm,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> VllmServer:
+    folder = tmp_path_factory.mktemp("models") / "random-llama"
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return start_vllm(folder, "--dtype", "float32", "--enforce-eager", "--api-key", KEY)
+
+
+@pytest.fixture
+def engine(server: VllmServer, tokenizer: PreTrainedTokenizerFast) -> Iterator[ServerEngine]:
+    opened = open_quickly(base_url=server.base_url, model=server.model, api_key=KEY, stop_ids=stop_ids(tokenizer))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def make_requests(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], list[Request]]:
+    def make(count: int) -> list[Request]:
+        requests = []
+        for number in range(count):
+            content = " ".join(Random(number).choices(" ".join(TEXTS).split(), k=4 + number))
+            ids = tuple(prompt_ids([Message(role="user", content=content)], tokenizer))
+            requests.append(
+                Request(
+                    key=f"key-{number}",
+                    prompt_id=f"prompt-{number}",
+                    prompt_ids=ids,
+                    num_samples=1,
+                    sampling_temperature=0.0,
+                    max_new_tokens=48,
+                    seed=number,
+                )
+            )
+        return requests
+
+    return make
+
+
+@pytest.mark.vllm
+def test_greedy_completions_equal_transformers(
+    engine: ServerEngine,
+    network: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    make_requests: Callable[[int], list[Request]],
+) -> None:
+    requests = make_requests(20)
+    completions = {answer.request.key: answer.completions[0] for answer in engine.complete(requests)}
+    expected_ids = {request.key: _greedy_ids(network, request, stop_ids(tokenizer)) for request in requests}
+    for request in requests:
+        ids, completion = expected_ids[request.key], completions[request.key]
+        stopped = ids[-1] in stop_ids(tokenizer)
+        assert completion.text == tokenizer.decode(ids, skip_special_tokens=True)
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert completion.num_completion_tokens == len(ids)
+        assert completion.num_prompt_tokens == len(request.prompt_ids)
+    assert {completion.finish_reason for completion in completions.values()} == {"stop", "length"}
+
+
+@pytest.mark.vllm
+def test_sample_k_is_the_single_sample_of_seed_plus_k(
+    engine: ServerEngine, make_requests: Callable[[int], list[Request]]
+) -> None:
+    request = replace(make_requests(1)[0], num_samples=3, sampling_temperature=1.0, max_new_tokens=24)
+    (together,) = engine.complete([request])
+    singly = [replace(request, key=str(k), num_samples=1, seed=request.seed + k) for k in range(3)]
+    by_key = {answer.request.key: answer for answer in engine.complete(singly)}
+    assert together.error is None
+    assert together.completions == tuple(by_key[str(k)].completions[0] for k in range(3))
+    assert len({completion.text for completion in together.completions}) == 3
+
+
+@pytest.mark.vllm
+def test_a_bad_request_is_answered_with_its_error_and_stops_no_other(
+    engine: ServerEngine, make_requests: Callable[[int], list[Request]]
+) -> None:
+    requests = make_requests(8)
+    requests[2] = replace(requests[2], prompt_ids=requests[2].prompt_ids * 200)
+    requests[5] = replace(requests[5], prompt_ids=(*requests[5].prompt_ids, 10**6))
+    answers = list(engine.complete(requests))
+    errors = {answer.request.key: answer.error for answer in answers if answer.error is not None}
+    assert sorted(answer.request.key for answer in answers) == sorted(request.key for request in requests)
+    assert set(errors) == {"key-2", "key-5"}
+    assert "the served context is 2048" in errors["key-2"]
+    assert errors["key-5"].startswith("HTTP 400") and "out of vocabulary" in errors["key-5"]
+    assert all(len(answer.completions) == (0 if answer.error else 1) for answer in answers)
+
+
+@pytest.mark.vllm
+def test_requests_are_sent_in_order_of_their_token_ids(
+    server: VllmServer, tokenizer: PreTrainedTokenizerFast, make_requests: Callable[[int], list[Request]]
+) -> None:
+    one_at_a_time = open_server(
+        base_url=server.base_url,
+        model=server.model,
+        api_key=KEY,
+        max_concurrency=1,
+        request_timeout_s=120.0,
+        stop_ids=stop_ids(tokenizer),
+    )
+    requests = [replace(request, max_new_tokens=1) for request in make_requests(6)]
+    sent = [answer.request.prompt_ids for answer in one_at_a_time.complete(requests)]
+    one_at_a_time.close()
+    assert sent == sorted(request.prompt_ids for request in requests)
+
+
+@pytest.mark.vllm
+def test_a_dropped_iterator_leaves_the_engine_usable_and_close_ends_its_thread(
+    engine: ServerEngine, make_requests: Callable[[int], list[Request]]
+) -> None:
+    requests = make_requests(20)
+    answers = engine.complete(requests)
+    next(answers)
+    del answers
+    assert len(list(engine.complete(requests[:2]))) == 2
+    assert list(engine.complete([])) == []
+    engine.close()
+    engine.close()
+    assert not engine.background.thread.is_alive()
+
+
+@pytest.mark.vllm
+def test_a_model_that_is_not_served_is_named_with_those_that_are(server: VllmServer) -> None:
+    with pytest.raises(ConfigError, match=r"'llama-405b'.*serves 'random-llama'.*--served-model-name llama-405b"):
+        open_quickly(base_url=server.base_url, model="llama-405b", api_key=KEY, stop_ids=())
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(("key", "found"), [(OTHER_KEY, "refuses the API key"), (None, "wants an API key")])
+def test_a_refused_key_is_reported_and_never_shown(server: VllmServer, key: str | None, found: str) -> None:
+    with pytest.raises(ConfigError, match=f"{found}.*api_key_env") as caught:
+        open_quickly(base_url=server.base_url, model=server.model, api_key=key, stop_ids=())
+    assert OTHER_KEY not in str(caught.value)
+
+
+@pytest.mark.vllm
+def test_the_key_is_not_in_the_engines_repr(engine: ServerEngine) -> None:
+    assert KEY not in repr(engine)
+
+
+def test_no_server_at_the_address() -> None:
+    address = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(ConfigError, match=rf"{address}: no server answers there .*start it"):
+        open_quickly(base_url=address, model="any", api_key=KEY, stop_ids=())
+
+
+def test_a_server_of_another_kind_is_refused_and_its_echo_of_the_key_removed() -> None:
+    with _echoing_server() as address, pytest.raises(ConfigError, match="no list of models at /models") as caught:
+        open_quickly(base_url=address, model="any", api_key=KEY, stop_ids=())
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "found"),
+    [
+        ("localhost:8000/v1", "not an address"),
+        ("http://localhost:port/v1", "not an address"),
+        ("http://", "not an address"),
+        ("http://me:secret@localhost:8000/v1", "user name or password"),
+    ],
+)
+def test_an_unusable_address_is_refused_before_anything_is_asked(base_url: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=found) as caught:
+        open_quickly(base_url=base_url, model="any", api_key=None, stop_ids=())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", f"{KEY}é"])
+def test_a_key_that_fits_no_header_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match="white space or characters outside ASCII") as caught:
+        open_quickly(base_url="http://localhost:8000/v1", model="any", api_key=key, stop_ids=())
+    assert KEY not in str(caught.value)
+
+
+def _greedy_ids(network: LlamaForCausalLM, request: Request, stops: tuple[int, ...]) -> list[int]:
+    ids: list[int] = []
+    with torch.inference_mode():
+        while len(ids) < request.max_new_tokens and not set(ids[-1:]) & set(stops):
+            logits_TV = network(input_ids=torch.tensor([[*request.prompt_ids, *ids]])).logits[0]
+            ids.append(int(logits_TV[-1].argmax()))
+    return ids
+
+
+@contextmanager
+def _echoing_server() -> Iterator[str]:
+    """A web server that knows no models and repeats the key it was given."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404, f"nothing here for {self.headers['Authorization']}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.server_port}/v1"
+        listener.shutdown()
+        thread.join()
