@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from distill.records import DataError, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Tokenizer: TypeAlias = "PreTrainedTokenizerFast"
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"
 START_HEADER = "<|start_header_id|>"
@@ -22,14 +27,6 @@ END_OF_TEXT = "<|end_of_text|>"
 SPECIAL_TOKENS = (BEGIN_OF_TEXT, END_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN, END_OF_MESSAGE)
 
 HEADERS = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython"}
-
-
-class Tokenizer(Protocol):
-    """What is needed of a transformers tokenizer."""
-
-    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]: ...
-
-    def convert_tokens_to_ids(self, token: str) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def why_unusable(tokenizer: Tokenizer) -> str | None:
 
 def _special_id(token: str, tokenizer: Tokenizer) -> int | None:
     found = tokenizer.convert_tokens_to_ids(token)
-    if found is None or tokenizer.encode(token, add_special_tokens=False, split_special_tokens=False) != [found]:
+    if not isinstance(found, int) or tokenizer.encode(token, add_special_tokens=False, split_special_tokens=False) != [found]:
         return None
     return found
 
@@ -102,4 +99,5 @@ def _header_ids(name: str, special: dict[str, int], tokenizer: Tokenizer) -> lis
 
 
 def _text_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids

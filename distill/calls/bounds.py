@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-MAX_TEXT_CHARS = 200_000
+MAX_TEXT_CHARS = 100_000
 """Longest completion read; 4,096 tokens are about 20,000 characters."""
 MAX_DEPTH = 100
 """Deepest nesting of brackets, and of operators inside one value. CPython's own parser stops at 200 brackets."""
@@ -59,10 +59,14 @@ class ParseError(Exception):
         return type(self), (self.reason, self.position, self.message)
 
 
-def check_text(text: str) -> None:
-    """Refuse a text no reader should start on: too long, or not writable as UTF-8. Raises ParseError."""
+def check_length(text: str) -> None:
+    """Refuse a text over MAX_TEXT_CHARS. Raises ParseError."""
     if len(text) > MAX_TEXT_CHARS:
         raise ParseError("too_long", MAX_TEXT_CHARS, f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
+
+
+def check_characters(text: str) -> None:
+    """Refuse what no source file holds: NUL bytes and lone surrogates. Raises ParseError."""
     if (position := text.find("\0")) >= 0:
         raise ParseError("not_text", position, "a NUL byte")
     if not text.isascii() and (surrogate := _SURROGATE.search(text)):
@@ -71,7 +75,7 @@ def check_text(text: str) -> None:
 
 def check_depth(text: str) -> None:
     """Refuse brackets nested deeper than MAX_DEPTH, strings and comments skipped. Raises ParseError."""
-    if text.count("[") + text.count("(") + text.count("{") <= MAX_DEPTH:
+    if len(text) <= MAX_DEPTH or text.count("[") + text.count("(") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0
     for token in _BRACKET_OR_STRING.finditer(text):
@@ -97,7 +101,7 @@ def check_int(value: int, position: int) -> None:
 
 def fold_unary(symbol: str, operand: Any, position: int) -> Any:
     """Sign of a number. Raises ParseError where the operand has none."""
-    if not isinstance(operand, int | float | complex):
+    if not isinstance(operand, _NUMBERS):
         raise ParseError("arithmetic", position, f"{symbol} of a {type(operand).__name__}")
     try:
         return UNARY[symbol](operand)
@@ -110,7 +114,7 @@ def fold_binary(symbol: str, left: Any, right: Any, position: int) -> Any:
 
     Repetition (`"ab" * 9`) and string formatting (`"%9d" % 1`) are refused: their results are not linear in the text.
     """
-    if not (isinstance(left, int | float | complex) and isinstance(right, int | float | complex)):
+    if not (isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS)):
         if not (symbol == "+" and type(left) is type(right) and isinstance(left, str | bytes | list | tuple)):
             kinds = f"{type(left).__name__} {symbol} {type(right).__name__}"
             raise ParseError("arithmetic", position, f"{kinds} is not arithmetic of literals")
@@ -142,6 +146,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "^": operator.xor,
 }
 
+# A tuple, as `isinstance` takes longer over a union.
+_NUMBERS = (int, float, complex)
 _OPENING = frozenset("[({")
 _CLOSING = frozenset("])}")
 _SURROGATE = re.compile("[\ud800-\udfff]")

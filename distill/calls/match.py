@@ -231,10 +231,12 @@ def _wanted_types(schema: Mapping[str, Any], option_type: type | None) -> tuple[
         declared = names[0] if len(names) == 1 else None
     if declared is None:
         return option_type, None
+    wanted = _TYPES[declared]
+    if wanted is not list:
+        return wanted, None
     items = schema.get("items")
-    if declared in ("array", "tuple") and isinstance(items, dict) and isinstance(items.get("type"), str):
-        return list, _TYPES[items["type"]]
-    return _TYPES[declared], None
+    item_type = items.get("type") if isinstance(items, dict) else None
+    return list, _TYPES[item_type] if isinstance(item_type, str) else None
 
 
 def _as_option(value: Any, schema: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from distill.calls.bfcl_python import decode_python_calls
-from distill.calls.bounds import ParseError, ParseReason, check_text, too_deep
+from distill.calls.bounds import ParseError, ParseReason, check_characters, check_length, too_deep
 from distill.calls.json_forms import (
     decode_function_tags,
     decode_hermes,
@@ -52,7 +52,9 @@ def parse_calls(text: str, *, mode: ParseMode, call_format: CallFormat = "python
 
     Time and memory are linear in the text; the limits are the constants of `distill.calls.bounds`.
     """
-    check_text(text)
+    check_length(text)
+    if mode == "strict":
+        check_characters(text)
     try:
         return _READERS[mode, call_format](text)
     except RecursionError:

@@ -48,6 +48,7 @@ def read_python_calls(text: str) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
+_SPACES = " \t\n\r\f"
 _SPACE = re.compile(r"[ \t\n\r\f]*")
 _CALL_NAME = re.compile(rf"({NAME}(?:\.{NAME})*)[ \t\n\r\f]*\(")
 _ARGUMENT_NAME = re.compile(rf"({NAME})[ \t\n\r\f]*=(?!=)")
@@ -56,6 +57,9 @@ _WORD = re.compile(r"[^\W\d]\w*")
 _NUMBER = re.compile(
     r"0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9][0-9_]*)?"
 )
+_NUMBER_STARTS = frozenset("0123456789.")
+_BRACKETS = frozenset("[{(")
+_STRING_STARTS = frozenset("\"'bBfFrRuU")
 _IS_FLOAT = re.compile(r"(?!0[xX])[^eE.]*[eE.]")
 _STRING_START = re.compile(r"""([a-zA-Z]{0,2})(\"\"\"|'''|"|')""")
 _STRING_REST = {
@@ -83,6 +87,7 @@ _ESCAPED = {
 _CALL_DEPTH = 2  # the list and the call around an argument
 _CONSTANTS: dict[str, JsonValue] = {"None": None, "True": True, "False": False}
 _JSON_CONSTANTS = {"true": "True", "false": "False", "null": "None"}
+_VALUE_ENDS = frozenset(",)]}:")
 _OPERATOR = re.compile(r"\*\*|//|[-+*/%]")
 _ADDITIVE, _MULTIPLICATIVE, _UNARY, _POWER = 1, 2, 3, 4
 _PRECEDENCE = {
@@ -97,6 +102,9 @@ _PRECEDENCE = {
 
 
 def _skip(text: str, position: int) -> int:
+    # Most often there is nothing to skip, or one space.
+    if text[position : position + 1] not in _SPACES:
+        return position
     return cast("re.Match[str]", _SPACE.match(text, position)).end()
 
 
@@ -161,6 +169,8 @@ def _expression(text: str, position: int, depth: int, floor: int) -> tuple[JsonV
         value, position = _atom(text, position, depth)
     while True:
         position = _skip(text, position)
+        if text[position : position + 1] in _VALUE_ENDS:
+            return value, position
         symbol = _OPERATOR.match(text, position)
         if symbol is None or _PRECEDENCE[symbol.group()] < floor:
             return value, position
@@ -181,11 +191,11 @@ def _number(value: JsonValue, position: int) -> JsonValue:
 def _atom(text: str, position: int, depth: int) -> tuple[JsonValue, int]:
     """One literal, list, dict or value in parentheses."""
     character = text[position : position + 1]
-    if (string := _STRING_START.match(text, position)) is not None:
-        return _string(text, string)
-    if character and character in "0123456789.":
+    if character in _NUMBER_STARTS:
         return _numeral(text, position)
-    if depth == MAX_DEPTH and character and character in "[{(":
+    if character in _STRING_STARTS and (string := _STRING_START.match(text, position)) is not None:
+        return _string(text, string)
+    if depth == MAX_DEPTH and character in _BRACKETS:
         raise too_deep(position)
     if character == "[":
         return _items(text, position + 1, depth + 1, "]")

@@ -31,9 +31,14 @@ class Conversation:
     exchanges: tuple[tuple[Message, str], ...]
 
 
-def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
-    """One conversation of a role. The teacher spends a quarter of its conversations on jobs other than answering."""
+def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random, *, plain: bool = False) -> Conversation:
+    """One conversation of a role. The teacher spends a quarter of its conversations on jobs other than answering.
+
+    A `plain` one is the first lesson: required parameters only, one call per request, no other job.
+    """
     domains = pretraining_domains()
+    if plain:
+        return _plain_conversation(role, num_tools, num_exchanges, random)
     naming = random.choices(("varied", "coined"), weights=(5, 1))[0]
     spelling = random.choices(("bfcl", "json_schema"), weights=(3, 1))[0]
     tools = draw_tools(domains, num_tools, random, naming=naming, spelling=spelling)
@@ -47,6 +52,27 @@ def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, rando
     absent = _absent_tools(tools, random)
     exchanges = tuple(_answer_exchange(tools, absent, convention, random) for _ in range(num_exchanges))
     return Conversation(system=system, exchanges=exchanges)
+
+
+def _plain_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
+    tools = [_required_only(tool) for tool in draw_tools(pretraining_domains(), num_tools, random, naming="varied", spelling="bfcl")]
+    convention, directives = (TARGET, False) if role == "teacher" else _draw_student_convention(random)
+    listed = tools_text([tool.tool for tool in tools], conventions.USUAL_LAYOUT)
+    system = Message("system", system_text(listed, convention, random, directives=directives))
+    exchanges = []
+    for _ in range(num_exchanges):
+        request = compose([draw_call(random.choice(tools), random, "seen")], random, "seen")
+        exchanges.append((Message("user", request.text), reply_text(request.calls, convention)))
+    return Conversation(system=system, exchanges=tuple(exchanges))
+
+
+def _required_only(world_tool: WorldTool) -> WorldTool:
+    names = {key: name for key, name in world_tool.names.items() if key in world_tool.concept.required}
+    parameters = world_tool.tool.parameters
+    properties = parameters["properties"]
+    assert isinstance(properties, dict)
+    kept = {name: schema for name, schema in properties.items() if name in names.values()}
+    return replace(world_tool, names=names, tool=replace(world_tool.tool, parameters={**parameters, "properties": kept}))
 
 
 def draw_calls(tools: list[WorldTool], random: Random) -> tuple[WorldCall, ...]:

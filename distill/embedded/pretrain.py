@@ -33,14 +33,14 @@ from distill.records import Message
 
 PROMPT_WEIGHT = 0.1
 TOKENS_PER_STEP = 4096
-SHORT_ROW, LONG_ROW = 512, 1024
-ONE_TOOL_UNTIL, ONE_OR_TWO_TOOLS_UNTIL = 200, 500  # steps of the curriculum
+PLAIN_ROW, SHORT_ROW, LONG_ROW = 256, 512, 1024
+PLAIN_UNTIL, SHORT_UNTIL = 400, 800  # steps of the curriculum
 WARMUP_STEPS = 50
 DECAY_SHARE = 0.35
 MASKED = -30000.0
 TRUNK = "trunk.pt"
-MUON_LEARNING_RATE = 0.02
-ADAM_LEARNING_RATE = 3e-3
+MUON_LEARNING_RATE = 0.01
+ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
 STEPS: dict[ModelRole, int] = {"teacher": 2300, "student": 700}
@@ -97,14 +97,15 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
         task = progress.add_task(f"pretrain {role}", total=steps, completed=start, note="")
-        clock, tokens = time.monotonic(), 0
+        clock, tokens, average = time.monotonic(), 0, 0.0
         for step, rows in enumerate(loader, start=start):
             _set_learning_rates(optimizers, step, steps)
             loss = _step(model, loss_of, optimizers, [tensor.to(device) for tensor in rows])
             tokens += rows[0].numel()
+            average = average * 0.95 + float(loss)
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 rate = tokens / (time.monotonic() - clock)
-                log.write(json.dumps({"step": step + 1, "loss": round(float(loss), 4), "tokens_per_s": round(rate)}) + "\n")
+                log.write(json.dumps({"step": step + 1, "loss": round(average / 20, 4), "tokens_per_s": round(rate)}) + "\n")
                 log.flush()
                 progress.update(task, completed=step + 1, note=f"loss {float(loss):.3f}, {rate / 1000:.1f}k tokens/s")
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
@@ -139,26 +140,29 @@ class RowStream(IterableDataset[tuple[Tensor, ...]]):
 
 
 def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, random: Random) -> Rows:
-    """One batch at a point of the curriculum: one tool per prompt first, up to four later."""
-    long = step >= ONE_OR_TWO_TOOLS_UNTIL and random.random() < 0.5
-    length = LONG_ROW if long else SHORT_ROW
-    tool_counts = (1, 2, 3, 4) if long else (1,) if step < ONE_TOOL_UNTIL else (1, 1, 1, 2)
+    """One batch at a point of the curriculum: short plain conversations first, up to four tools later."""
+    if step < PLAIN_UNTIL:
+        length, tool_counts = PLAIN_ROW, (1,)
+    elif step < SHORT_UNTIL or random.random() < 0.5:
+        length, tool_counts = SHORT_ROW, (1, 1, 1, 2)
+    else:
+        length, tool_counts = LONG_ROW, (1, 2, 3, 4)
     columns: list[list[list[int]]] = []
     for _ in range(TOKENS_PER_STEP // length):
-        columns.append(_draw_row(role, tokenizer, length, tool_counts, random))
+        columns.append(_draw_row(role, tokenizer, length, tool_counts, step < PLAIN_UNTIL, random))
     arrays = [torch.tensor(np.array([row[index] for row in columns])) for index in range(6)]
     *integers, weight = arrays
     return Rows(*integers, weight_BT=weight.float() / 1000)
 
 
-def _draw_row(role: ModelRole, tokenizer: PreTrainedTokenizerFast, length: int, tool_counts: tuple[int, ...], random: Random) -> list[list[int]]:
+def _draw_row(role: ModelRole, tokenizer: PreTrainedTokenizerFast, length: int, tool_counts: tuple[int, ...], plain: bool, random: Random) -> list[list[int]]:
     """Six lists of `length`: ids, positions, groups, branches, targets, weights in thousandths."""
     row: list[list[int]] = [[], [], [], [], [], []]
     misses = 0
     while misses < 3:
         space = length - len(row[0])
         count = random.choice(tool_counts) if misses == 0 else 1
-        conversation = draw_conversation(role, count, max(1, min(8, space // 70)), random)
+        conversation = draw_conversation(role, count, max(1, min(8, space // 70)), random, plain=plain)
         pieces = _group_columns(conversation, tokenizer, len(row[0]) + 1, space)
         if pieces is None:
             misses += 1
@@ -208,6 +212,8 @@ def _loss(model: LlamaForCausalLM, rows: list[Tensor]) -> Tensor:
 def _step(model: LlamaForCausalLM, loss_of: Any, optimizers: list[torch.optim.Optimizer], rows: list[Tensor]) -> Tensor:
     with torch.autocast(rows[0].device.type, dtype=torch.bfloat16):
         loss: Tensor = loss_of(model, rows)
+    if not torch.isfinite(loss):
+        raise FloatingPointError("the loss is not finite; start again with a lower learning rate")
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
@@ -219,7 +225,7 @@ def _step(model: LlamaForCausalLM, loss_of: Any, optimizers: list[torch.optim.Op
 def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     hidden = [parameter for name, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in name]
     rest = [parameter for name, parameter in model.named_parameters() if parameter.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(hidden, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=0.01)
+    muon = torch.optim.Muon(hidden, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=0.1)
     adam = torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:

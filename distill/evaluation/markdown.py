@@ -29,12 +29,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f"![Accuracy on {result.test_set}](accuracy_{result.test_set}.svg)", "")
         yield from _table(["model", *categories], rows)
         yield from (wording.what_the_numbers_are(report, result), "")
-    yield from ("## Is the difference real?", "")
+    yield from ("## Paired tests", "")
     yield from _table(
-        ["test set", "from, to", "category", "points", "gained", "lost", "p"],
+        ["test set", "models", "category", "points", "gained", "lost", "p"],
         (
             [
-                result.test_set, ", ".join(pair), category, wording.difference_text(found),
+                result.test_set, " → ".join(pair), category, wording.difference_text(found),
                 str(found.only_second_correct), str(found.only_first_correct), wording.p_text(found.p),
             ]
             for result in report.results

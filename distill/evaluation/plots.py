@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import re
 from collections.abc import Sequence
@@ -26,6 +25,10 @@ _SIZE_INCHES = (5.4, 3.3)  # with 11 point text this reads across a phone and in
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, and it can be searched and read aloud
     "font.size": 11,
+    "figure.subplot.left": 0.11,
+    "figure.subplot.right": 0.99,
+    "figure.subplot.bottom": 0.15,
+    "figure.subplot.top": 0.9,
     "text.color": _INK,
     "figure.facecolor": _PAPER,
     "axes.facecolor": "none",
@@ -62,7 +65,7 @@ def draw_accuracy(result: TestSetResult) -> str:
     categories = list(result.accuracy[models[0]])
     width = 0.86 / len(models)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=_SIZE_INCHES)
         axes = figure.subplots()
         for index, model in enumerate(models):
             for place, category in enumerate(categories):
@@ -84,18 +87,20 @@ def draw_accuracy(result: TestSetResult) -> str:
 
 
 def draw_training(curves: Sequence[Curve]) -> str:
-    """Loss against step: a thin line for training, dashes with dots for validation; seeds share a colour."""
+    """Loss against step: a thin line for training, dashes with dots for validation; the seeds of a student look alike."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=_SIZE_INCHES)
         axes = figure.subplots()
+        drawn: set[str] = set()
         for curve in curves:
-            color = COLORS[split_model_name(curve.name)[0]]
-            axes.plot(*_columns(curve.loss), color=color, linewidth=1.0, alpha=0.75, label=f"{curve.name}, training")
+            student = split_model_name(curve.name)[0]
+            color = COLORS[student]
+            labels = (None, None) if student in drawn else (f"{student}, training", f"{student}, validation")
+            drawn.add(student)
+            axes.plot(*_columns(curve.loss), color=color, linewidth=1.0, alpha=0.75, label=labels[0])
             if curve.validation_loss:
-                label = f"{curve.name}, validation"
-                axes.plot(
-                    *_columns(curve.validation_loss), "o--", color=color, linewidth=1.6, markersize=4, label=label
-                )
+                points = _columns(curve.validation_loss)
+                axes.plot(*points, "o--", color=color, linewidth=1.6, markersize=4, label=labels[1])
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats per trained token)")
         axes.set_ylim(bottom=0)
@@ -103,15 +108,15 @@ def draw_training(curves: Sequence[Curve]) -> str:
         return _svg(figure, salt="training")
 
 
-def svg_for_page(svg: str, *, name: str, label: str) -> str:
+def svg_for_page(svg: str, *, name: str) -> str:
     """An SVG document as an element of an HTML page.
 
-    Without prolog and fixed size, in the page's colours, with ids that begin with `name` so that several drawings fit
-    into one page, and with `label` for those who cannot see it.
+    Without prolog and fixed size, in the page's colours, and with ids that begin with `name`, so that several drawings
+    fit into one page.
     """
     element = svg[svg.index("<svg") :].strip()
     element = re.sub(r' width="[^"]*" height="[^"]*"', "", element, count=1)
-    element = element.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+    element = element.replace("<svg ", '<svg role="img" ', 1)
     element = re.sub(r'\bid="', f'id="{name}-', element)
     element = re.sub(r'(href="|url\()#', rf"\1#{name}-", element)
     for color, page_color in _PAGE_COLORS.items():

@@ -51,12 +51,13 @@ def interval_text(rate: Rate) -> str:
 
 def difference_text(found: Comparison) -> str:
     """The second model's rate less the first one's, in percentage points, with its sign."""
-    return f"{100 * (found.only_second_correct - found.only_first_correct) / found.n:+.1f}"
+    points = 100 * (found.only_second_correct - found.only_first_correct) / found.n
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def p_text(p: float) -> str:
-    """A p value to two significant digits, tiny ones as a bound."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
+    """A p value to two or more significant digits, tiny ones as a bound."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def percent(share: float) -> str:

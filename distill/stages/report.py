@@ -40,11 +40,12 @@ def run_report(run: Path, config: Config, *, redo: bool) -> None:
     set_state(run, "report", "InProgress")
     report = _read_report(run, config, manifests)
     folder = run / "report"
-    drawings = {f"accuracy_{result.test_set}.svg": draw_accuracy(result) for result in report.results}
+    drawings = {f"accuracy_{result.test_set}": draw_accuracy(result) for result in report.results}
     if report.curves:
-        drawings["training.svg"] = draw_training(report.curves)
+        drawings["training"] = draw_training(report.curves)
     write_json(folder / "report.json", report_json(report))
-    texts = {"report.md": render_markdown(report), "report.html": render_page(report), **drawings}
+    texts = {"report.md": render_markdown(report), "report.html": render_page(report, drawings)}
+    texts |= {f"{name}.svg": svg for name, svg in drawings.items()}
     for name, text in texts.items():
         write_text(folder / name, _encodable(text))
     counts: dict[str, JsonValue] = {"test_sets": len(report.results), "wrong_answers": len(report.wrong_answers)}

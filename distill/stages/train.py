@@ -9,6 +9,7 @@ train/  inputs.json  rejects.jsonl  manifest.json
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -74,12 +75,16 @@ def run_train(run: Path, config: Config, *, redo: bool) -> None:
 
 def _accelerator() -> Accelerator:
     # Precision and accumulation are ours; given explicitly, they are not taken from a launcher's settings.
-    accelerator = Accelerator(
-        mixed_precision="no", gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
-    )
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=accumulation)
     if accelerator.distributed_type not in DISTRIBUTIONS:
+        kind = accelerator.distributed_type.value
+        raise ConfigError(f"accelerate: training cannot be distributed by {kind}; use DDP, as in configs/accelerate/ddp.yaml")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
         raise ConfigError(
-            f"accelerate: training is not distributed by {accelerator.distributed_type.value}; use DDP or one process"
+            f"accelerate: {launched} processes were launched, but they have no GPUs to meet on; set ACCELERATE_USE_CPU=true in the "
+            "environment to train on the CPU, or launch one"
         )
     return accelerator
 

@@ -66,6 +66,8 @@ class Reference:
 
     decode: Callable[[str], list[dict[str, Any]]]
     is_call_list: Callable[[Any], bool]
+    decode_llama_json: Callable[[str], list[dict[str, Any]]]
+    decode_hermes: Callable[[str], list[dict[str, Any]]]
     check: Callable[..., dict[str, Any]]
     python: Any
     evaluated: list[str]
@@ -108,6 +110,8 @@ def load_reference(scratch: Path) -> Reference | None:
         checker = importlib.import_module("bfcl_eval.eval_checker.ast_eval.ast_checker")
         utils: Any = importlib.import_module("bfcl_eval.model_handler.utils")
         enums = importlib.import_module("bfcl_eval.constants.enums")
+        llama: Any = importlib.import_module("bfcl_eval.model_handler.local_inference.llama_3_1")
+        qwen: Any = importlib.import_module("bfcl_eval.model_handler.local_inference.qwen_fc")
     finally:
         for name in stubs:
             del sys.modules[name]
@@ -115,14 +119,17 @@ def load_reference(scratch: Path) -> Reference | None:
 
     def literal_eval(source: str) -> Any:
         # Model output is never run, by the reference neither: what is more than arithmetic of literals is noted and refused.
-        if not _is_arithmetic(ast.parse(source, mode="eval").body):
+        if not _is_arithmetic(ast.parse(source.lstrip(" \t"), mode="eval").body):
             evaluated.append(source)
             raise ValueError("not evaluated")
         return eval(source, {"__builtins__": {}})
 
-    utils.eval = literal_eval  # a module's global hides the builtin of the same name
+    utils.eval = llama.eval = literal_eval  # a module's global hides the builtin of the same name
+    qwen_handler = object.__new__(qwen.QwenFCHandler)
     return Reference(
         decode=utils.default_decode_ast_prompting,
+        decode_llama_json=lambda text: llama.LlamaHandler_3_1.decode_ast(None, text, None, False),
+        decode_hermes=lambda text: qwen_handler.decode_ast(text, None, False),
         is_call_list=utils.is_function_calling_format_output,
         check=checker.ast_checker,
         python=enums.Language.PYTHON,
@@ -171,6 +178,8 @@ def _stubs() -> dict[str, types.ModuleType]:
             ("retry", "retry_if_exception_message", "retry_if_exception_type", "wait_random_exponential"), nothing
         ),
         "filelock": {"FileLock": object},
+        "overrides": {"override": lambda method: method},
+        "bfcl_eval.model_handler.local_inference.base_oss_handler": {"OSSHandler": object},
     }
     stubs = {}
     for name, values in contents.items():

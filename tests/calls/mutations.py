@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from random import Random
 from typing import Any
 
@@ -39,10 +40,8 @@ def gold_calls(
     calls = []
     for expected in answer:
         for name, options in expected.items():
-            function = next(
-                (f for f in functions if f["name"] == name), {"parameters": {"properties": {}, "required": []}}
-            )
-            required = function["parameters"].get("required", ())
+            function = _find(functions, name)
+            required = function["parameters"]["required"]
             arguments = []
             for parameter, allowed in options.items():
                 given = [option for option in allowed if option != ""] or list(allowed)
@@ -65,6 +64,17 @@ def write_calls(calls: list[Call]) -> str:
         + ", ".join(f"{name}({', '.join(f'{key}={value!r}' for key, value in items)})" for name, items in calls)
         + "]"
     )
+
+
+def write_json(calls: list[Call], call_format: str, random: Random) -> str:
+    """As a model asked for JSON would write them, in one of the ways that models do."""
+    key = "parameters" if call_format == "llama_json" else "arguments"
+    objects = [{"name": name, key: dict(arguments)} for name, arguments in calls]
+    texts = [json.dumps(item, default=repr) for item in objects]
+    if call_format == "hermes":
+        return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+    tag = random.choice(("", "<|python_tag|>"))
+    return tag + random.choice(("; ".join(texts), repr(objects), ", ".join(texts), texts[0] if texts else ""))
 
 
 def mutate_calls(calls: list[Call], functions: list[dict[str, Any]], random: Random) -> list[Call]:
@@ -163,6 +173,10 @@ def mutate_gold(
             key for key in function["parameters"]["properties"] if random.random() < 0.5
         ]
     return functions, answer
+
+
+def _find(functions: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(function for function in functions if function["name"] == name)
 
 
 def _value(option: Any, schema: dict[str, Any], random: Random | None) -> Any:

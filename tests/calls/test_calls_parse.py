@@ -345,7 +345,12 @@ def test_bfcl_mode_reads_json_formats_as_the_leaderboards_handlers_do(
 
 # --- parse is the inverse of render
 
-NAMES = st.from_regex(r"[^\W\d]\w{0,8}([.-][^\W\d]\w{0,8}){0,2}", fullmatch=True)
+NAMES = st.builds(
+    "{}{}{}".format,
+    st.sampled_from("aZ_é"),
+    st.text("b0_", max_size=4),
+    st.sampled_from(("", ".c", "-c", ".c.d", "-1")),
+)
 ODD_TEXTS = (
     '"',
     "'",
@@ -371,7 +376,7 @@ CALLS = st.lists(st.builds(ToolCall, NAMES, st.dictionaries(NAMES | TEXTS, VALUE
 
 
 @pytest.mark.parametrize("call_format", CALL_FORMATS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls=CALLS)
 def test_parsing_a_rendered_call_gives_the_call(calls: Any, call_format: CallFormat) -> None:
     text = render_calls(calls, call_format)
@@ -380,7 +385,7 @@ def test_parsing_a_rendered_call_gives_the_call(calls: Any, call_format: CallFor
     assert repr(_strict(text, call_format)) == repr(calls)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls=CALLS)
 def test_bfcl_reads_canonical_text_as_strict_mode_does(calls: Any) -> None:
     def is_python(name: str) -> bool:
@@ -395,7 +400,7 @@ def test_bfcl_reads_canonical_text_as_strict_mode_does(calls: Any) -> None:
     assert repr(parse_calls(text, mode="bfcl")) == repr(calls)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(value=VALUES)
 def test_a_rendered_value_is_python(value: Any) -> None:
     text = render_value(value)
@@ -446,7 +451,7 @@ def test_any_text_gives_calls_or_a_parse_error(text: str, mode: ParseMode, call_
     assert isinstance(outcome, str) or all(isinstance(call, ToolCall) for call in outcome)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls=CALLS, cut=st.integers(0, 200), call_format=st.sampled_from(CALL_FORMATS))
 def test_a_cut_off_answer_is_never_read_as_another_one(calls: Any, cut: int, call_format: CallFormat) -> None:
     whole = render_calls(calls, call_format)
@@ -513,47 +518,49 @@ LONG: dict[str, str] = {
     "(": "(" * MEGABYTE,
     "{": "{" * MEGABYTE,
     "f(a=": "f(a=" * (MEGABYTE // 4),
+    "[ within the bounds": "[" * MAX_TEXT_CHARS,
+    "( within the bounds": "f(" * (MAX_TEXT_CHARS // 2),
     "nested": "[f(a=" + "[" * 1000 + "]" * 1000 + ")]",
     "nested dict": "[f(a=" + "{'a':" * 1000 + "1" + "}" * 1000 + ")]",
     "nested calls": "f(a=" * 1000 + ")" * 1000,
-    "minus": "[f(a=" + "-" * 100_000 + "1)]",
-    "not": "[f(a=" + "not " * 40_000 + "1)]",
-    "plus": "[f(a=" + "1+" * 90_000 + "1)]",
-    "power": "[f(a=" + "2**" * 60_000 + "1)]",
-    "attribute": "[f" + ".f" * 90_000 + "(a=1)]",
-    "subscript": "[f(a=b" + "[0]" * 60_000 + ")]",
-    "calls": "[f" + "()" * 90_000 + "]",
-    "lambda": "[f(a=" + "lambda:" * 25_000 + "1)]",
-    "conditional": "[f(a=" + "1 if 1 else " * 15_000 + "1)]",
-    "words": "the cat sat " * 16_000,
-    "quotes": '"' * 199_999,
-    "escapes": '["' + '\\"' * 99_000,
-    "alternating quotes": "\"'" * 99_999,
-    "backslashes": "\\" * 199_999,
-    "triple": "'''\\" * 49_000,
-    "spaces": "[f(a=1)" + " " * 190_000 + "x",
-    "spaces in a name": "[f" + " " * 190_000 + "x",
-    "digits": "[f(a=" + "1" * 190_000 + ")]",
-    "digit letters": "[f(a=" + "1a" * 90_000 + ")]",
-    "fraction": "[f(a=0." + "1" * 190_000 + ")]",
-    "underscores": "[f(a=" + "1_" * 90_000 + ")]",
-    "dots": "[" + "a." * 90_000,
-    "hyphens": "[" + "a-" * 90_000,
-    "names": "[f(" + "a=" * 90_000,
-    "semicolons": ";" * 199_000,
-    "tool_call": "<tool_call>\n" * 16_000,
-    "function tag": "<function=" * 19_000,
-    "function body": "<function=f>" * 16_000,
-    "function name": "<function=" + "f" * 190_000,
-    "closed tags": "<tool_call>\n{\n</tool_call>" * 7_000,
-    "json": '{"name": "f", "parameters": ' + '{"a": ' * 30_000,
-    "NUL": "[f(a='" + "\0" * 190_000,
-    "surrogates": "\ud800" * 199_000,
-    "accents": "[f(a=x.y, b='" + "é" * 190_000 + "')]",
-    "newlines": "[f(a=x.y," + "\n" * 190_000 + ")]",
-    "carriage returns": "[" + "\r" * 190_000 + "x.y]",
-    "comments": "[#" + "\n#" * 90_000,
-    "brackets in a string": "[f(a=x.y, b='" + "[" * 190_000 + "')]",
+    "minus": "[f(a=" + "-" * 50_000 + "1)]",
+    "not": "[f(a=" + "not " * 20_000 + "1)]",
+    "plus": "[f(a=" + "1+" * 45_000 + "1)]",
+    "power": "[f(a=" + "2**" * 30_000 + "1)]",
+    "attribute": "[f" + ".f" * 45_000 + "(a=1)]",
+    "subscript": "[f(a=b" + "[0]" * 30_000 + ")]",
+    "calls": "[f" + "()" * 45_000 + "]",
+    "lambda": "[f(a=" + "lambda:" * 12_500 + "1)]",
+    "conditional": "[f(a=" + "1 if 1 else " * 7_500 + "1)]",
+    "words": "the cat sat " * 8_000,
+    "quotes": '"' * 99_999,
+    "escapes": '["' + '\\"' * 49_500,
+    "alternating quotes": "\"'" * 49_999,
+    "backslashes": "\\" * 99_999,
+    "triple": "'''\\" * 24_500,
+    "spaces": "[f(a=1)" + " " * 95_000 + "x",
+    "spaces in a name": "[f" + " " * 95_000 + "x",
+    "digits": "[f(a=" + "1" * 95_000 + ")]",
+    "digit letters": "[f(a=" + "1a" * 45_000 + ")]",
+    "fraction": "[f(a=0." + "1" * 95_000 + ")]",
+    "underscores": "[f(a=" + "1_" * 45_000 + ")]",
+    "dots": "[" + "a." * 45_000,
+    "hyphens": "[" + "a-" * 45_000,
+    "names": "[f(" + "a=" * 45_000,
+    "semicolons": ";" * 99_500,
+    "tool_call": "<tool_call>\n" * 8_000,
+    "function tag": "<function=" * 9_500,
+    "function body": "<function=f>" * 8_000,
+    "function name": "<function=" + "f" * 95_000,
+    "closed tags": "<tool_call>\n{\n</tool_call>" * 3_500,
+    "json": '{"name": "f", "parameters": ' + '{"a": ' * 15_000,
+    "NUL": "[f(a='" + "\0" * 95_000,
+    "surrogates": "\ud800" * 99_500,
+    "accents": "[f(a=x.y, b='" + "é" * 95_000 + "')]",
+    "newlines": "[f(a=x.y," + "\n" * 95_000 + ")]",
+    "carriage returns": "[" + "\r" * 95_000 + "x.y]",
+    "comments": "[#" + "\n#" * 45_000,
+    "brackets in a string": "[f(a=x.y, b='" + "[" * 95_000 + "')]",
 }
 
 
@@ -568,13 +575,13 @@ def test_no_long_text_hangs_or_crashes(name: str, mode: ParseMode) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[f(" + ", ".join(f"a{n}=1" for n in range(15_000)) + ")]",
-        "[f(a=[" + "1," * 80_000 + "])]",
-        "[f(a={" + ", ".join(f"'{n}': 1" for n in range(13_000)) + "})]",
-        "[" + "f(a=1)," * 25_000 + "]",
-        "[f(a='" + "\\n" * 90_000 + "')]",
-        "[f(a='" + "x" * 190_000 + "')]",
-        "[f(a=[" + "1-2," * 40_000 + "])]",
+        "[f(" + ", ".join(f"a{n}=1" for n in range(7_500)) + ")]",
+        "[f(a=[" + "1," * 40_000 + "])]",
+        "[f(a={" + ", ".join(f"'{n}': 1" for n in range(6_500)) + "})]",
+        "[" + "f(a=1)," * 12_500 + "]",
+        "[f(a='" + "\\n" * 45_000 + "')]",
+        "[f(a='" + "x" * 95_000 + "')]",
+        "[f(a=[" + "1-2," * 20_000 + "])]",
     ],
     ids=lambda text: text[:20],
 )
@@ -626,12 +633,12 @@ def _outcome(text: str, mode: ParseMode, call_format: CallFormat) -> Any:
 
 
 def _best_time(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs: what the work costs, not what else the machine does."""
+    """Processor seconds of the fastest of a few runs: what the work costs, not what else the machine does."""
     best = math.inf
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
         if best < 0.005:
             break
     return best

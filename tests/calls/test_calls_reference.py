@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from bfcl_reference import Record, Reference
-from mutations import gold_calls, mutate_calls, mutate_gold, mutate_text, write_calls
+from mutations import gold_calls, mutate_calls, mutate_gold, mutate_text, write_calls, write_json
 
 from distill.calls.match import score_text
-from distill.calls.parse import ParseError, parse_calls
+from distill.calls.parse import CallFormat, ParseError, parse_calls
 from distill.calls.render import render_calls
 from distill.records import ExpectedCall, Tool, ToolCall
+
+# The reference lets CPython warn of what models write.
+pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
 
 NO_OUTPUT_PASSES = {
     "live_simple_106-63-0",
@@ -48,6 +51,42 @@ def test_many_mutated_outputs_get_the_verdict_of_the_reference(
     bfcl_records: list[Record], reference: Reference, seed: int
 ) -> None:
     _compare(bfcl_records, reference, num_cases=20_000, seed=seed)
+
+
+@pytest.mark.parametrize("call_format", ["llama_json", "hermes"])
+def test_mutated_json_is_decoded_as_the_handlers_of_the_reference_do(
+    bfcl_records: list[Record], reference: Reference, call_format: CallFormat
+) -> None:
+    decode = reference.decode_llama_json if call_format == "llama_json" else reference.decode_hermes
+    random = Random(call_format)
+    num_decoded = 0
+    for _ in range(2_000):
+        record = random.choice(bfcl_records)
+        calls = mutate_calls(gold_calls(record.functions, record.answer, random), record.functions, random)
+        text = write_json(calls, call_format, random)
+        if random.random() < 0.7:
+            text = mutate_text(text, random)
+        reference.evaluated.clear()
+        wanted: Any
+        try:
+            wanted = decode(text)
+        except Exception as error:
+            wanted = error
+        decoded: list[dict[str, Any]] | ParseError
+        try:
+            decoded = _as_bfcl(parse_calls(text, mode="bfcl", call_format=call_format))
+        except ParseError as error:
+            decoded = error
+        if isinstance(decoded, list):
+            assert not reference.evaluated
+            assert repr(decoded) == repr(wanted), text
+            num_decoded += 1
+        elif decoded.reason == "wrong_shape":
+            assert isinstance(wanted, list), text
+            assert not reference.is_call_list(wanted), text
+        else:
+            assert isinstance(wanted, Exception) or decoded.reason in OUR_BOUNDS, text
+    assert 400 < num_decoded < 1_900
 
 
 def _compare(records: Sequence[Record], reference: Reference, *, num_cases: int, seed: int) -> None:

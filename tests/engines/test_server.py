@@ -58,7 +58,8 @@ def network(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
+        model: LlamaForCausalLM = LlamaForCausalLM(config)
+        model.eval()
         silent = torch.ones(len(tokenizer), dtype=torch.bool)
         silent[spoken] = False
         silent[tokenizer.all_special_ids] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,8 +83,6 @@ def test_an_example_that_is_too_long_is_rejected_whole(
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_an_example_that_weighs_nothing_is_rejected(examples: list[Example], tokenizer: PreTrainedTokenizerFast, weight: float) -> None:
-    from dataclasses import replace
-
     kept, rejects = tokenise([replace(examples[0], weight=weight), examples[1]], tokenizer, max_length=1024)
     assert [reject.reason for reject in rejects] == ["nothing_to_train"]
     assert [example.id for example in kept] == [examples[1].id]
