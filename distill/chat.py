@@ -73,7 +73,10 @@ def why_unusable(tokenizer: Tokenizer) -> str | None:
 
 def _special_id(token: str, tokenizer: Tokenizer) -> int | None:
     found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or tokenizer.encode(token, add_special_tokens=False, split_special_tokens=False) != [found]:
+    # A tokenizer with an unknown token gives that one's id, and may encode the whole text to it as well.
+    if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:
+        return None
+    if tokenizer.encode(token, add_special_tokens=False, split_special_tokens=False) != [found]:
         return None
     return found
 

@@ -6,6 +6,7 @@ and nowhere else. An unknown key, a wrong type and a missing key each fail by na
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,6 +58,15 @@ class SplitConfig(Section):
     group_by: Literal["tools", "conversation", "request"] = "tools"
     validation_share: Share = 0.1
     test_share: Share = 0.0
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> SplitConfig:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share ({self.validation_share}) and test_share ({self.test_share}) leave no training prompts; "
+                "their sum must be below 1"
+            )
+        return self
 
 
 class PromptsConfig(Section):
@@ -159,6 +169,15 @@ class TrainConfig(Section):
             raise ValueError("give exactly one of num_epochs and max_steps")
         return self
 
+    @model_validator(mode="after")
+    def _longest_example_fits(self) -> TrainConfig:
+        if self.micro_batch_tokens < self.max_length:
+            raise ValueError(
+                f"micro_batch_tokens ({self.micro_batch_tokens}) is less than max_length ({self.max_length}), so the longest "
+                "example would not fit into a forward pass; raise the first or lower the second"
+            )
+        return self
+
 
 class EvaluateConfig(Section):
     """The `evaluate` stage: base student, trained students and teacher on the test prompts, greedily.
@@ -214,7 +233,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; loading it gives an equal `Config`."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def model_path(name: str) -> str:
@@ -241,6 +260,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would take for a number."""
+
+
+# YAML 1.1, which PyYAML reads, takes 2e-4 for text, since there is no point in it. Nobody who writes a learning rate means that.
+for _class in (_UniqueKeyLoader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -252,7 +280,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-02-30
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections such as run, prompts, teacher; found {type(values).__name__}")
@@ -266,7 +294,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: write section.key=value, such as train.max_steps=100")
     try:
         value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
     target = values
     for key in keys[:-1]:

@@ -74,16 +74,17 @@ def start_stage(run: Path, stage: Stage, inputs: Mapping[str, JsonValue], *, red
     """Whether there is work to do: False if the stage is done with these inputs.
 
     Leaves what an interrupted start with the same inputs wrote. With other inputs raises `ConfigError` naming the changed ones
-    unless `redo`, which removes the stage's folder but for the answers a model was paid for.
+    unless nothing was written yet, as after a mistake in the inputs, or `redo`, which removes the stage's folder but for the
+    answers a model was paid for.
     """
     folder = run / stage
     recorded = _recorded_inputs(folder)
-    changed = [] if recorded is None else _changes(recorded, inputs)
+    changed = [] if recorded is None or _is_untouched(folder) else _changes(recorded, inputs)
     if changed and not redo:
         lines = "\n".join(f"  {line}" for line in changed)
         raise ConfigError(
             f"{folder}: this stage was started with other inputs\n{lines}\n"
-            f"Choose another run.dir to keep it, or redo it with --redo {stage}"
+            f"Choose another run.dir to keep it, or redo it with `distill run CONFIG --redo {stage}`"
         )
     if redo:
         _clear(folder)
@@ -149,10 +150,14 @@ def atomic_file(path: Path) -> Iterator[Any]:
     """A text file that appears under its name only when complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogatepass") as handle:
-        yield handle
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogatepass") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, path)
 
 
@@ -169,7 +174,7 @@ def write_json(path: Path, value: JsonValue) -> None:
 
 def read_json(path: Path) -> JsonObject:
     """A JSON object that a stage wrote."""
-    value: JsonObject = json.loads(path.read_text(encoding="utf-8"))
+    value: JsonObject = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     return value
 
 
@@ -295,10 +300,15 @@ def _changes(recorded: Mapping[str, JsonValue], inputs: Mapping[str, JsonValue])
     ]
 
 
+def _is_untouched(folder: Path) -> bool:
+    return all(item.name == "inputs.json" for item in folder.iterdir())
+
+
 def _clear(folder: Path) -> None:
+    """The manifest goes first and the inputs last, so that a kill in between leaves neither "done" nor rows of unknown inputs."""
     if not folder.exists():
         return
-    for item in folder.iterdir():
+    for item in sorted(folder.iterdir(), key=lambda item: (item.name != "manifest.json", item.name == "inputs.json")):
         if KEPT_ON_REDO.fullmatch(item.name):
             continue
         if item.is_dir():

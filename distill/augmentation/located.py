@@ -14,6 +14,7 @@ from datetime import date
 from distill.records import JsonValue
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
@@ -31,14 +32,21 @@ class Located:
 
 def locate(request: str, value: JsonValue) -> Located | None:
     """Where the request says `value`, if it says it exactly once in a form known here."""
-    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
-        return None
-    if isinstance(value, str):
-        if ISO_DATE.fullmatch(value):
-            return _one([*_spans(request, value, _as_text), *_date_spans(request, value)])
-        if CLOCK.fullmatch(value):
-            return _one([*_spans(request, value, _as_text), *_clock_spans(request, value)])
-    return _one(_spans(request, value if isinstance(value, str) else repr(value), _as_text))
+    if isinstance(value, int) and 0 <= value < len(NUMBER_WORDS) and re.search(rf"\b{NUMBER_WORDS[value]}\b", request, re.IGNORECASE):
+        return None  # in "two seats for 2 hours" the digit says something else
+    return _one(places(request, value))
+
+
+def places(request: str, value: JsonValue) -> list[Located]:
+    """Everywhere the request says `value` in a form known here; nowhere for a boolean, null, array or object."""
+    if value is None or isinstance(value, bool | list | dict):
+        return []
+    found = _spans(request, _as_text(value), _as_text)
+    if isinstance(value, str) and ISO_DATE.fullmatch(value):
+        found += _date_spans(request, value)
+    if isinstance(value, str) and CLOCK.fullmatch(value):
+        found += _clock_spans(request, value)
+    return found
 
 
 def _as_text(value: JsonValue) -> str:

@@ -27,8 +27,8 @@ class Renaming:
 
 
 def rename_tools(example: Example, random: Random, *, seed: int) -> Example | None:
-    """The example under new names; None if the place or layout of its tool list is not known exactly."""
-    if example.tools_span is None:
+    """The example under new names; None if the place or layout of its tool list is not known exactly, or a sentence names a tool."""
+    if example.tools_span is None or (not example.calls and any(tool.name in example.reply for tool in example.tools)):
         return None
     taken: set[str] = set()
     renamings = {tool.name: _draw_renaming(tool, random, taken) for tool in example.tools}

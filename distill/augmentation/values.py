@@ -1,19 +1,19 @@
 """An example in, the same example with other argument values out, replaced in request and call together.
 
-A value is replaced only where the request says it exactly once. New values are of the same type: other numbers of the range seen in
+A value is replaced only where the request says it exactly once, and says nothing else there. New values are of the same type: other numbers of the range seen in
 the corpus, other dates and times, other texts that the corpus gives the same parameter, or their words put together anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
 
-from distill.augmentation.located import CLOCK, ISO_DATE, Located, locate
+from distill.augmentation.located import CLOCK, ISO_DATE, Located, locate, places
 from distill.calls.render import render_calls
-from distill.records import Example, JsonValue, Lineage, Message, Tool, ToolCall, content_id
+from distill.records import Example, JsonValue, Lineage, Message, Tool, ToolCall, ToolsSpan, content_id
 
 METHOD = "values"
 KEPT_SHARE = 0.2  # of the values that could be replaced, so that old and new stand side by side
@@ -48,15 +48,19 @@ def replace_values(example: Example, pools: Pools, random: Random, *, seed: int)
     replacements = _draw_replacements(example, request, pools, random)
     if not replacements:
         return None
+    span = example.tools_span
     for replacement in sorted(replacements, key=lambda item: -item.located.start):
-        place = replacement.located
-        request = request[: place.start] + place.say(replacement.value) + request[place.end :]
+        place, said = replacement.located, replacement.located.say(replacement.value)
+        request = request[: place.start] + said + request[place.end :]
+        if span is not None and _is_in_request(span, example) and place.end <= span.start:
+            longer = len(said) - (place.end - place.start)
+            span = replace(span, start=span.start + longer, end=span.end + longer)
     calls = _with_values(example.calls, replacements)
     messages = (*example.messages[:-1], Message("user", request))
     reply = render_calls(calls)
     identity = content_id([[message.role, message.content] for message in messages], reply)
     lineage = Lineage(example_id=example.id, method=METHOD, seed=seed)
-    return replace(example, id=identity, messages=messages, calls=calls, reply=reply, lineage=lineage)
+    return replace(example, id=identity, messages=messages, tools_span=span, calls=calls, reply=reply, lineage=lineage)
 
 
 def _draw_replacements(example: Example, request: str, pools: Pools, random: Random) -> list[Replacement]:
@@ -65,21 +69,41 @@ def _draw_replacements(example: Example, request: str, pools: Pools, random: Ran
     for index, call in enumerate(example.calls):
         for name, value in call.arguments.items():
             located = locate(request, value)
-            if located is None or _is_enum(by_name[call.name], name) or _said_for_another(example, index, name, value):
+            if located is None or _is_enum(by_name[call.name], name) or _says_more(located, request, example, index, name):
                 continue
             new = _other_value(value, pools.get(name, ()), random)
             if new is not None and random.random() >= KEPT_SHARE:
                 chosen.append(Replacement(index, name, new, located))
-    return chosen if _are_apart([item.located for item in chosen]) else []
+    return chosen
 
 
-def _said_for_another(example: Example, index: int, name: str, value: JsonValue) -> bool:
-    """Whether another argument of the reply has the same value, so that one place in the request speaks for both."""
-    return any(
-        other == value and type(other) is type(value) and (position, key) != (index, name)
+def _says_more(place: Located, request: str, example: Example, index: int, name: str) -> bool:
+    """Whether the place says another argument too, as "2024" in a date or one word for two arguments, or is part of the tool list."""
+    others = [
+        value
         for position, call in enumerate(example.calls)
-        for key, other in call.arguments.items()
-    )
+        for key, argument in call.arguments.items()
+        if (position, key) != (index, name)
+        for value in _leaves(argument)
+    ]
+    if any(place.start < other.end and other.start < place.end for value in others for other in places(request, value)):
+        return True
+    span = example.tools_span
+    if span is None:  # the tools may stand in the request in an unknown layout
+        return any(f'"{tool.name}"' in request for tool in example.tools)
+    return _is_in_request(span, example) and place.start < span.end and span.start < place.end
+
+
+def _leaves(value: JsonValue) -> Iterator[JsonValue]:
+    if isinstance(value, list | dict):
+        for item in value if isinstance(value, list) else value.values():
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _is_in_request(span: ToolsSpan, example: Example) -> bool:
+    return span.message_index == len(example.messages) - 1
 
 
 def _is_enum(tool: Tool, name: str) -> bool:
@@ -101,29 +125,31 @@ def _other_value(value: JsonValue, pool: Sequence[JsonValue], random: Random) ->
         return _different(value, [round(random.uniform(low_f, high_f), digits) for _ in range(5)])
     assert isinstance(value, str)
     if ISO_DATE.fullmatch(value):
-        return (date.fromisoformat(value) + timedelta(days=random.choice((-1, 1)) * random.randint(1, 400))).isoformat()
+        return _other_date(value, random)
     if CLOCK.fullmatch(value):
         return _different(value, [f"{random.randint(7, 22):02d}:{random.choice((0, 15, 30, 45)):02d}" for _ in range(5)])
     return _other_text(value, [item for item in pool if isinstance(item, str)], random)
 
 
+def _other_date(value: str, random: Random) -> JsonValue:
+    try:
+        return (date.fromisoformat(value) + timedelta(days=random.choice((-1, 1)) * random.randint(1, 400))).isoformat()
+    except (ValueError, OverflowError):  # 2024-02-30; the ends of the calendar
+        return None
+
+
 def _other_text(value: str, pool: Sequence[str], random: Random) -> JsonValue:
-    alike = [text for text in pool if len(text.split()) == len(value.split())] or list(pool)
     words = value.split()
-    if len(words) > 1 and random.random() < RECOMBINED_SHARE:
-        recombined = " ".join(random.choice(alike).split()[position] for position in range(len(words)) if alike)
-        if len(recombined.split()) == len(words):
-            return _different(value, [recombined, *(random.choice(alike) for _ in range(4))])
-    return _different(value, [random.choice(alike) for _ in range(5)])
+    alike = [text for text in pool if len(text.split()) == len(words)]
+    if len(words) > 1 and alike and random.random() < RECOMBINED_SHARE:
+        recombined = " ".join(random.choice(alike).split()[position] for position in range(len(words)))
+        return _different(value, [recombined, *(random.choice(alike) for _ in range(4))])
+    candidates = alike or pool
+    return _different(value, [random.choice(candidates) for _ in range(5)] if candidates else [])
 
 
 def _different(value: JsonValue, candidates: Sequence[JsonValue]) -> JsonValue:
     return next((candidate for candidate in candidates if candidate != value), None)
-
-
-def _are_apart(places: Sequence[Located]) -> bool:
-    ordered = sorted(places, key=lambda place: place.start)
-    return all(first.end <= second.start for first, second in zip(ordered, ordered[1:], strict=False))
 
 
 def _with_values(calls: Sequence[ToolCall], replacements: Sequence[Replacement]) -> tuple[ToolCall, ...]:

@@ -140,16 +140,20 @@ class RowStream(IterableDataset[tuple[Tensor, ...]]):
 
 
 def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, random: Random) -> Rows:
-    """One batch at a point of the curriculum: short plain conversations first, up to four tools later."""
-    if step < PLAIN_UNTIL:
+    """One batch at a point of the curriculum: short plain conversations first, up to four tools later.
+
+    The student begins where the teacher's trunk ended, so it begins with the last lesson.
+    """
+    plain = role == "teacher" and step < PLAIN_UNTIL
+    if plain:
         length, tool_counts = PLAIN_ROW, (1,)
-    elif step < SHORT_UNTIL or random.random() < 0.5:
+    elif (role == "teacher" and step < SHORT_UNTIL) or random.random() < 0.5:
         length, tool_counts = SHORT_ROW, (1, 1, 1, 2)
     else:
         length, tool_counts = LONG_ROW, (1, 2, 3, 4)
     columns: list[list[list[int]]] = []
     for _ in range(TOKENS_PER_STEP // length):
-        columns.append(_draw_row(role, tokenizer, length, tool_counts, step < PLAIN_UNTIL, random))
+        columns.append(_draw_row(role, tokenizer, length, tool_counts, plain, random))
     arrays = [torch.tensor(np.array([row[index] for row in columns])) for index in range(6)]
     *integers, weight = arrays
     return Rows(*integers, weight_BT=weight.float() / 1000)

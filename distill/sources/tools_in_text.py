@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.calls.bounds import MAX_DEPTH
 from distill.records import JsonObject, Message, Tool, ToolsSpan
 
 CANDIDATE = re.compile(r'\[\s*\{\s*"')
@@ -53,6 +54,8 @@ def find_tools(messages: Sequence[Message]) -> FoundTools:
                 broken = broken or '"name"' in message.content[start : start + 200]
                 continue
             if _looks_like_tools(value):
+                if _is_too_deep(value):
+                    raise ToolsProblem("bad_tool_json", f"the tool list is nested deeper than {MAX_DEPTH} levels")
                 tools = tuple(_tool(item) for item in value)
                 return FoundTools(tools=tools, span=_span(tools, value, message.content[start : start + length], index, start))
     if broken:
@@ -86,7 +89,7 @@ def why_bad_schema(tools: Sequence[Tool]) -> str | None:
         properties, required = tool.parameters.get("properties", {}), tool.parameters.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             return f"tool {tool.name}: properties must be an object and required a list"
-        missing = [str(name) for name in required if name not in properties]
+        missing = [str(name) for name in required if not isinstance(name, str) or name not in properties]
         if missing:
             return f"tool {tool.name} requires {', '.join(missing)}, not among its properties"
     return None
@@ -103,6 +106,15 @@ def _looks_like_tools(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and _is_tool(_unwrapped(item)) for item in value)
 
 
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level if isinstance(item, dict | list) for child in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
 def _unwrapped(item: dict[str, Any]) -> Any:
     return item["function"] if item.get("type") == "function" and isinstance(item.get("function"), dict) else item
 
@@ -113,7 +125,7 @@ def _is_tool(item: Any) -> bool:
 
 def _tool(item: dict[str, Any]) -> Tool:
     inner = _unwrapped(item)
-    return Tool(name=inner["name"], description=str(inner.get("description", "")), parameters=inner["parameters"])
+    return Tool(name=inner["name"], description=str(inner.get("description") or ""), parameters=inner["parameters"])
 
 
 def _span(tools: Sequence[Tool], value: list[dict[str, Any]], text: str, index: int, start: int) -> ToolsSpan | None:

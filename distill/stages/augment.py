@@ -13,7 +13,7 @@ from distill.calls.match import same_calls
 from distill.calls.parse import ParseError, parse_calls
 from distill.calls.schema import why_invalid
 from distill.config import Config
-from distill.records import Example, JsonValue, Reject, content_id
+from distill.records import DataError, Example, JsonValue, Reject, content_id
 from distill.run_dir import Progress, finish_stage, read_rows, stage_hash, start_stage, write_stage_rows
 
 Method = Callable[[Example, Random, int], Example | None]
@@ -59,7 +59,10 @@ def run_augment(run: Path, config: Config, *, redo: bool) -> None:
 
 def why_wrong(example: Example) -> str | None:
     """Format and schema checks of an example: None if its reply is exactly its calls and its tools allow them."""
-    problem = why_invalid(example.calls, example.tools)
+    try:
+        problem = why_invalid(example.calls, example.tools)
+    except DataError as error:  # such as a $ref to a parameter that has another name now
+        return str(error)
     if problem is not None:
         return problem.message
     if not example.calls:
@@ -93,5 +96,6 @@ def _capped(examples: Sequence[Example], limit: int) -> tuple[list[Example], lis
     originals = [example for example in examples if example.lineage is None]
     new = sorted((example for example in examples if example.lineage is not None), key=lambda example: content_id("cap", example.id))
     ordered = [*originals, *new]
-    over = [_reject(example, example.lineage.method, "over_limit", f"augment.max_examples is {limit}") for example in ordered[limit:] if example.lineage]
+    detail = f"augment.max_examples is {limit}"
+    over = [_reject(example, example.lineage.method if example.lineage else "original", "over_limit", detail) for example in ordered[limit:]]
     return ordered[:limit], over

@@ -13,7 +13,7 @@ from distill.calls.parse import ParseError, parse_calls
 from distill.calls.render import render_calls
 from distill.calls.schema import why_invalid
 from distill.config import Config
-from distill.records import Annotation, Category, Completion, Example, JsonValue, Prompt, Reject, ToolCall, content_id
+from distill.records import Annotation, Category, Completion, DataError, Example, JsonValue, Prompt, Reject, ToolCall, content_id
 from distill.run_dir import finish_stage, read_rows, set_state, stage_hash, start_stage, write_stage_rows
 
 LOOKS_LIKE_CALLS = re.compile(r"^\s*[\[{<]|\w\s*\(|```")
@@ -98,7 +98,10 @@ def read_completion(completion: Completion, prompt: Prompt) -> Reading:
         calls = parse_calls(text, mode="strict")
     except ParseError as error:
         return Reading((), text, "malformed_call", f"{error}: {text[:200]}")
-    problem = why_invalid(calls, prompt.tools)
+    try:
+        problem = why_invalid(calls, prompt.tools)
+    except DataError as error:
+        return Reading(calls, text, "bad_tool_schema", str(error))
     if problem is not None:
         return Reading(calls, text, "invalid_call", f"{problem.message}: {text[:200]}")
     return Reading(calls, render_calls(calls), None, "")

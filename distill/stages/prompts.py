@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -39,8 +40,7 @@ def run_prompts(run: Path, config: Config, *, redo: bool) -> None:
             progress.advance()
     prompts, more = _without_repeats(prompts)
     if not any(prompt.split == "train" for prompt in prompts):
-        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(reject.reason for reject in rejects).most_common())
-        raise DataError(f"{', '.join(config.prompts.train)}: no usable training prompt ({reasons or 'the files are empty'}); see bedrock-conversation-2024")
+        raise DataError(f"{', '.join(config.prompts.train)}: no usable training prompt; {_why_none([*rejects, *more])}")
     prompts = _split(prompts, config.prompts.split)
     num_rows, num_rejects = write_stage_rows(run, "prompts", prompts, [*rejects, *more])
     counts: dict[str, JsonValue] = {"rows": num_rows, "rejects": num_rejects}
@@ -48,6 +48,15 @@ def run_prompts(run: Path, config: Config, *, redo: bool) -> None:
         key = f"{prompt.split}{'/' + prompt.test_set if prompt.test_set else ''}/{prompt.category}"
         counts[key] = int(str(counts.get(key, 0))) + 1
     finish_stage(run, "prompts", counts=counts, files=["rows.jsonl", "rejects.jsonl"])
+
+
+def _why_none(rejects: Sequence[Reject]) -> str:
+    if not rejects:
+        return "the files are empty, a prompt is one line of JSON in the form bedrock-conversation-2024"
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(reject.reason for reject in rejects).most_common())
+    first = next(reject for reject in rejects if reject.source)
+    assert first.source is not None
+    return f"{reasons}. The first: {first.source.path}:{first.source.line}: {first.detail}"
 
 
 def _inputs(config: Config) -> dict[str, JsonValue]:
@@ -193,14 +202,23 @@ def _assigned(prompt: Prompt, split: SplitConfig) -> Prompt:
 def _read_answers(path: Path) -> list[tuple[ExpectedCall, ...]]:
     """Expected calls per line of a file in BFCL's possible-answer shape."""
     answers: list[tuple[ExpectedCall, ...]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            ground_truth = json.loads(line)["ground_truth"]
-            answers.append(tuple(ExpectedCall(name=name, options=options) for call in ground_truth for name, options in call.items()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            answers.append(tuple(_expected_call(call) for call in _listed(json.loads(line)["ground_truth"])))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f'{path}:{number}: expected {{"id": ..., "ground_truth": [{{name: {{parameter: [values]}}}}]}} ({error})') from None
     return answers
 
 
+def _expected_call(call: Any) -> ExpectedCall:
+    """One `{name: {parameter: [values]}}`; raises what `_read_answers` catches."""
+    ((name, options),) = call.items()
+    return ExpectedCall(name=name, options={parameter: _listed(values) for parameter, values in options.items()})
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"found {type(value).__name__} instead of a list")
+    return value

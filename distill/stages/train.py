@@ -40,6 +40,7 @@ Kind = Literal["vanilla", "augmented"]
 
 LEARNS_FROM: dict[Kind, Literal["curate", "augment"]] = {"vanilla": "curate", "augmented": "augment"}
 DISTRIBUTIONS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+NOT_SUPPORTED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 NUM_PROBES = 4  # examples on which merged and adapter are compared
 
 
@@ -77,9 +78,16 @@ def _accelerator() -> Accelerator:
     # Precision and accumulation are ours; given explicitly, they are not taken from a launcher's settings.
     accumulation = GradientAccumulationPlugin(num_steps=1)
     accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=accumulation)
+    for (
+        variable
+    ) in NOT_SUPPORTED:  # asked of the environment, as accelerate takes DDP instead of FSDP on the CPU without a word
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ConfigError(
+                f"accelerate: {variable} is set, but students are trained with DDP; use configs/accelerate/ddp.yaml"
+            )
     if accelerator.distributed_type not in DISTRIBUTIONS:
         kind = accelerator.distributed_type.value
-        raise ConfigError(f"accelerate: training cannot be distributed by {kind}; use DDP, as in configs/accelerate/ddp.yaml")
+        raise ConfigError(f"accelerate: students cannot be trained over {kind}; use configs/accelerate/ddp.yaml")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(

@@ -80,7 +80,7 @@ def test_mutated_json_is_decoded_as_the_handlers_of_the_reference_do(
         if isinstance(decoded, list):
             assert not reference.evaluated
             assert repr(decoded) == repr(wanted), text
-            num_decoded += 1
+            num_decoded += bool(decoded)
         elif decoded.reason == "wrong_shape":
             assert isinstance(wanted, list), text
             assert not reference.is_call_list(wanted), text

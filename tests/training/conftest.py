@@ -38,7 +38,9 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    return [text for example in make_examples(60, split="train") for text in (example.messages[0].content, example.reply)]
+    return [
+        text for example in make_examples(60, split="train") for text in (example.messages[0].content, example.reply)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -136,13 +138,29 @@ def disturb(model: PeftModel) -> None:
 
 def _make_example(index: int, split: str, random: Random) -> Example:
     calls = tuple(
-        ToolCall(name="find_showtimes", arguments={"film": random.choice(FILMS), "city": random.choice(CITIES), "seats": random.randint(1, 9)})
+        ToolCall(
+            name="find_showtimes",
+            arguments={"film": random.choice(FILMS), "city": random.choice(CITIES), "seats": random.randint(1, 9)},
+        )
         for _ in range(random.choice((1, 1, 2)))
     )
-    wishes = " and then ".join(f"{call.arguments['seats']} seats for {call.arguments['film']} in {call.arguments['city']}" for call in calls)
+    wishes = " and then ".join(
+        f"{call.arguments['seats']} seats for {call.arguments['film']} in {call.arguments['city']}" for call in calls
+    )
     text = f"Number {index}. " + "Please be quick. " * random.randint(0, 8) + f"I want {wishes}."
-    reply = "[" + ", ".join(f'{c.name}(film="{c.arguments["film"]}", city="{c.arguments["city"]}", seats={c.arguments["seats"]})' for c in calls) + "]"
-    tool = Tool(name="find_showtimes", description="Find showtimes.", parameters={"type": "dict", "properties": {}, "required": []})
+    reply = (
+        "["
+        + ", ".join(
+            f'{c.name}(film="{c.arguments["film"]}", city="{c.arguments["city"]}", seats={c.arguments["seats"]})'
+            for c in calls
+        )
+        + "]"
+    )
+    tool = Tool(
+        name="find_showtimes",
+        description="Find showtimes.",
+        parameters={"type": "dict", "properties": {}, "required": []},
+    )
     message = Message(role="user", content=text)
     return Example(
         id=content_id(split, text), prompt_id=content_id(text), split=split, messages=(message,), tools=(tool,), tools_span=None,  # type: ignore[arg-type]  # a str from two callers

@@ -26,9 +26,13 @@ CPU = torch.device("cpu")
     num_epochs=st.integers(1, 4),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_every_batch_is_full_and_every_epoch_holds_every_example_once(num_examples: int, batch_size: int, num_epochs: int, seed: int) -> None:
+def test_every_batch_is_full_and_every_epoch_holds_every_example_once(
+    num_examples: int, batch_size: int, num_epochs: int, seed: int
+) -> None:
     steps = -(-num_epochs * num_examples // batch_size)
-    batches = [examples_of_step(step, seed=seed, num_examples=num_examples, batch_size=batch_size) for step in range(steps)]
+    batches = [
+        examples_of_step(step, seed=seed, num_examples=num_examples, batch_size=batch_size) for step in range(steps)
+    ]
     stream = [index for batch in batches for index in batch]
     assert {len(batch) for batch in batches} == {batch_size}
     for epoch in range(num_epochs):
@@ -40,7 +44,9 @@ def test_every_batch_is_full_and_every_epoch_holds_every_example_once(num_exampl
     micro_batch_tokens=st.integers(50, 400),
     num_processes=st.integers(1, 5),
 )
-def test_dealt_examples_count_once_and_processes_stay_in_step(lengths: list[int], micro_batch_tokens: int, num_processes: int) -> None:
+def test_dealt_examples_count_once_and_processes_stay_in_step(
+    lengths: list[int], micro_batch_tokens: int, num_processes: int
+) -> None:
     dealt = deal(lengths, micro_batch_tokens=micro_batch_tokens, num_processes=num_processes)
     counted = Counter(index for shares in dealt for share in shares if share.counts for index in share.indices)
     assert counted == Counter(range(len(lengths)))
@@ -77,12 +83,16 @@ def test_an_example_that_is_too_long_is_rejected_whole(
     limit = sorted(example.num_tokens for example in training_examples)[len(examples) // 2]
     kept, rejects = tokenise(examples, tokenizer, max_length=limit)
     assert len(kept) + len(rejects) == len(examples)
-    assert {example.id for example in kept} == {example.id for example in training_examples if example.num_tokens <= limit}
+    assert {example.id for example in kept} == {
+        example.id for example in training_examples if example.num_tokens <= limit
+    }
     assert {reject.reason for reject in rejects} == {"too_long"}
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
-def test_an_example_that_weighs_nothing_is_rejected(examples: list[Example], tokenizer: PreTrainedTokenizerFast, weight: float) -> None:
+def test_an_example_that_weighs_nothing_is_rejected(
+    examples: list[Example], tokenizer: PreTrainedTokenizerFast, weight: float
+) -> None:
     kept, rejects = tokenise([replace(examples[0], weight=weight), examples[1]], tokenizer, max_length=1024)
     assert [reject.reason for reject in rejects] == ["nothing_to_train"]
     assert [example.id for example in kept] == [examples[1].id]

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from distill.training.checkpoint import read_checkpoint, steps_done
 from distill.training.examples import TrainingExample
-from distill.training.loop import CHECKPOINT, METRICS, Recipe, accumulate_gradients, mean_loss, prepare, train, trainable
+from distill.training.loop import (
+    CHECKPOINT,
+    METRICS,
+    Recipe,
+    accumulate_gradients,
+    mean_loss,
+    prepare,
+    train,
+    trainable,
+)
 from distill.training.metrics import StepMetrics
 from distill.training.student import attach_adapter, load_student
 
@@ -27,8 +36,12 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def _gradients(model: PeftModel, batch: Sequence[TrainingExample], *, micro_batch_tokens: int) -> tuple[float, dict[str, Tensor]]:
-    trainee, _ = prepare(model, replace(RECIPE, micro_batch_tokens=micro_batch_tokens), Accelerator(mixed_precision="no"))
+def _gradients(
+    model: PeftModel, batch: Sequence[TrainingExample], *, micro_batch_tokens: int
+) -> tuple[float, dict[str, Tensor]]:
+    trainee, _ = prepare(
+        model, replace(RECIPE, micro_batch_tokens=micro_batch_tokens), Accelerator(mixed_precision="no")
+    )
     loss = accumulate_gradients(trainee, batch)
     gradients = {name: weight.grad.clone() for name, weight in trainable(trainee).items() if weight.grad is not None}
     assert gradients.keys() == trainable(trainee).keys()
@@ -73,10 +86,14 @@ def test_any_split_into_micro_batches_gives_the_same_gradients(
         torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_only_trained_positions_reach_the_output_layer(fresh_model: MakeModel, training_examples: list[TrainingExample]) -> None:
+def test_only_trained_positions_reach_the_output_layer(
+    fresh_model: MakeModel, training_examples: list[TrainingExample]
+) -> None:
     model = fresh_model()
     rows: list[int] = []
-    model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: rows.append(output.numel() // output.shape[-1]))
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: rows.append(output.numel() // output.shape[-1])
+    )
     _gradients(model, training_examples, micro_batch_tokens=300)
     assert sum(rows) == sum(example.num_trained_tokens for example in training_examples)
 
@@ -137,7 +154,9 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(
     assert [json.loads(line)["step"] for line in lines if json.loads(line)["validation_loss"] is not None] == [4, 8, 9]
 
 
-def test_training_lowers_the_loss(fresh_model: MakeModel, training_examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_training_lowers_the_loss(
+    fresh_model: MakeModel, training_examples: list[TrainingExample], tmp_path: Path
+) -> None:
     losses: list[float] = []
     _train(fresh_model(), training_examples, tmp_path, after_step=lambda metrics: losses.append(metrics.loss))
     assert max(losses[-2:]) < min(losses[:2]) - 0.1
@@ -153,7 +172,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(
         if metrics.step == 7:
             weight.data.fill_(float("nan"))
 
-    with pytest.raises(DataError, match=r"step 8 has loss nan .* lower train\.learning_rate .* The last checkpoint is kept"):
+    with pytest.raises(
+        DataError, match=r"step 8 has loss nan .* lower train\.learning_rate .* The last checkpoint is kept"
+    ):
         _train(model, training_examples, tmp_path, after_step=spoil)
     checkpoint = read_checkpoint(tmp_path / CHECKPOINT)
     assert checkpoint is not None

@@ -30,7 +30,13 @@ MakeRun = Callable[..., Path]
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def _run(command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +96,9 @@ def test_a_killed_run_started_again_ends_like_an_uninterrupted_one(make_run: Mak
 
 
 @pytest.mark.slow()
-@pytest.mark.parametrize("command", [[sys.executable], [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]])
+@pytest.mark.parametrize(
+    "command", [[sys.executable], [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]]
+)
 def test_bad_input_is_one_message_and_leaves_nothing(make_run: MakeRun, command: list[str]) -> None:
     path = make_run()
     (path.with_suffix("") / "augment" / "manifest.json").unlink()

@@ -34,7 +34,12 @@ def test_every_student_and_seed_is_trained_saved_and_then_skipped(make_run: Make
     names = {f"{kind}-seed{seed}" for kind in ("vanilla", "augmented") for seed in (0, 3)}
     assert {path.name for path in (run / "train").iterdir() if path.is_dir()} == names
     for name in names:
-        assert sorted(path.name for path in (run / "train" / name).iterdir()) == ["adapter", "manifest.json", "merged", METRICS]
+        assert sorted(path.name for path in (run / "train" / name).iterdir()) == [
+            "adapter",
+            "manifest.json",
+            "merged",
+            METRICS,
+        ]
         assert len((run / "train" / name / METRICS).read_text().splitlines()) == 3
     counts = read_json(run / "train" / "manifest.json")["counts"]
     assert counts == {
@@ -77,7 +82,10 @@ def test_rows_in_are_rows_out_and_rejects(make_run: MakeRun, examples: list[Exam
     run, config = _loaded(make_run(training=[long, weightless, *examples[2:9]], max_steps=1))
     run_train(run, config, redo=False)
     rejects = list(read_rows(run / "train" / "rejects.jsonl", Reject))
-    assert [(reject.id, reject.reason) for reject in rejects] == [("long", "too_long"), ("weightless", "nothing_to_train")]
+    assert [(reject.id, reject.reason) for reject in rejects] == [
+        ("long", "too_long"),
+        ("weightless", "nothing_to_train"),
+    ]
     counts = read_json(run / "train" / "augmented-seed0" / "manifest.json")["counts"]
     assert counts == {"train": 7, "validation": 4, "rejects": {"too_long": 1, "nothing_to_train": 1}, "steps": 1}
     assert read_json(run / "train" / "manifest.json")["counts"] == {
@@ -91,7 +99,9 @@ def test_no_example_at_all_is_refused(make_run: MakeRun) -> None:
         run_train(run, config, redo=False)
 
 
-def test_a_foreign_tokenizer_is_refused_before_anything_is_written(make_run: MakeRun, student_folder: Path, tmp_path: Path) -> None:
+def test_a_foreign_tokenizer_is_refused_before_anything_is_written(
+    make_run: MakeRun, student_folder: Path, tmp_path: Path
+) -> None:
     words = Tokenizer(models.WordLevel({"<unk>": 0, "Heat": 1}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     foreign = tmp_path / "foreign"
@@ -147,3 +157,19 @@ def test_metrics_say_what_was_trained(make_run: MakeRun) -> None:
         assert line["num_examples"] == 6
         assert 0 < line["num_trained_tokens"] < line["num_tokens"]
         assert line["learning_rate"] <= 3e-3
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_distribution_that_is_not_there_is_refused_by_name(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    run, config = _loaded(make_run())
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match=variable):
+        run_train(run, config, redo=False)
+    assert not (run / "train").exists()
+
+
+def test_a_forward_pass_too_small_for_the_longest_example_is_refused(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=r"micro_batch_tokens \(1024\) is less than max_length \(1025\)"):
+        load_config(make_run(), ["train.max_length=1025"])

@@ -38,7 +38,9 @@ def test_merged_and_adapter_on_disk_give_the_same_logits(
     input_ids_BT = training_examples[5].input_ids_T[None].long()
     plain = base(input_ids=input_ids_BT).logits.detach()
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(input_ids=input_ids_BT).logits.detach()
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(input_ids=input_ids_BT).logits.detach()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(
+        input_ids=input_ids_BT
+    ).logits.detach()
     error = (merged - adapted).square().mean().sqrt()
     assert error <= tolerance * adapted.std()
     assert error < 0.1 * (plain - adapted).square().mean().sqrt()  # the adapter really is in there
@@ -49,7 +51,13 @@ def test_merged_student_is_complete(
 ) -> None:
     save_student(fresh_model(dtype="bfloat16"), tokenizer, tmp_path, dtype="bfloat16", probes=training_examples[:1])
     files = {path.name for path in (tmp_path / "merged").iterdir()}
-    assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= files
+    assert {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    } <= files
     assert not any(name.endswith((".bin", ".pt")) for name in files)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert merged.dtype == torch.bfloat16
@@ -89,7 +97,9 @@ def test_lora_stands_on_all_linear_layers_but_the_output(student_folder: Path) -
     base = load_student(str(student_folder), dtype="bfloat16")
     linear = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
     model = attach_adapter(base, rank=4, alpha=8, dropout=0.0, seed=0)
-    adapted = {name.removeprefix("base_model.model.") for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    adapted = {
+        name.removeprefix("base_model.model.") for name, module in model.named_modules() if hasattr(module, "lora_A")
+    }
     assert adapted == linear
     assert len(linear) == 2 * 7
     for name, parameter in model.named_parameters():
@@ -99,7 +109,9 @@ def test_lora_stands_on_all_linear_layers_but_the_output(student_folder: Path) -
 
 def test_the_same_seed_gives_the_same_adapter(student_folder: Path) -> None:
     first, again, other = (
-        attach_adapter(load_student(str(student_folder), dtype="float32"), rank=4, alpha=8, dropout=0.0, seed=seed).state_dict()
+        attach_adapter(
+            load_student(str(student_folder), dtype="float32"), rank=4, alpha=8, dropout=0.0, seed=seed
+        ).state_dict()
         for seed in (3, 3, 4)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -1,0 +1,75 @@
+"""Pretraining rows: shared prefixes give exactly the separate conversations' losses, and batches depend on seed and step alone."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from distill.chat import example_ids
+from distill.embedded import pretrain
+from distill.embedded.corpus import corpus_texts, draw_conversation
+from distill.embedded.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(corpus_texts(Random(0), 60))
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=2048, attn_implementation="eager",
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def test_shared_prefix_rows_give_the_losses_of_separate_conversations(tokenizer: PreTrainedTokenizerFast) -> None:
+    conversation = draw_conversation("teacher", 1, 3, Random(5))
+    columns = pretrain._group_columns(conversation, tokenizer, 1, 4000)
+    assert columns is not None
+    tensors = [torch.tensor([column]) for column in columns]
+    weight_BT = (tensors[5] == 1000).float()
+    model = tiny_model(tokenizer)
+    packed = pretrain._loss(model, [*tensors[:5], weight_BT]) * weight_BT.sum()
+    separate = torch.zeros(())
+    for user, reply in conversation.exchanges:
+        tokens = example_ids([conversation.system, user], reply, tokenizer)
+        ids_BT, mask_BT = torch.tensor([tokens.input_ids]), torch.tensor([tokens.loss_mask])
+        logits_BTV = model(input_ids=ids_BT).logits
+        losses_T = torch.nn.functional.cross_entropy(logits_BTV[0, :-1], ids_BT[0, 1:], reduction="none")
+        separate = separate + (losses_T * mask_BT[0, 1:]).sum()
+    # the mask is added in bf16, which is exact for 0 and far below zero alike
+    assert float(packed) == pytest.approx(float(separate), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 500, 1000])
+def test_rows_depend_on_seed_and_step_alone_and_train_whole_replies(tokenizer: PreTrainedTokenizerFast, step: int) -> None:
+    rows = pretrain.draw_rows("student", tokenizer, step, Random("1"))
+    again = pretrain.draw_rows("student", tokenizer, step, Random("1"))
+    assert torch.equal(rows.input_ids_BT, again.input_ids_BT)
+    assert rows.input_ids_BT.numel() == pretrain.TOKENS_PER_STEP
+    ends = rows.target_BT[rows.weight_BT == 1].tolist().count(tokenizer.convert_tokens_to_ids("<|eot_id|>"))
+    replies = len({(row, int(g), int(b)) for row in range(len(rows.group_BT)) for g, b in zip(rows.group_BT[row], rows.branch_BT[row], strict=True) if b > 0})
+    assert ends == replies
+
+
+def test_the_students_layers_are_the_trunks(tokenizer: PreTrainedTokenizerFast) -> None:
+    trunk = pretrain.build_model("teacher", tokenizer)
+    student = pretrain.build_model("student", tokenizer)
+    student.load_state_dict(pretrain._cut(trunk.state_dict(), pretrain.LAYERS_OF_TRUNK["student"]))
+    last = len(pretrain.LAYERS_OF_TRUNK["student"]) - 1
+    assert torch.equal(student.model.layers[last].mlp.up_proj.weight, trunk.model.layers[3].mlp.up_proj.weight)
+
+
+def test_until_the_decay_a_shorter_training_is_a_longer_ones_beginning() -> None:
+    model = torch.nn.Linear(2, 2)
+    for step in range(pretrain.level_steps(1000)):
+        optimizers = [torch.optim.SGD([{"params": model.parameters(), "peak": 1.0}], lr=0.0) for _ in range(2)]
+        pretrain._set_learning_rates(optimizers[:1], step, 1000)
+        pretrain._set_learning_rates(optimizers[1:], step, 5000)
+        assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"]
