@@ -52,9 +52,7 @@ def example_ids(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) -
     """Token ids of a prompt and its reply. `prompt_ids` of the same messages is a prefix; the mask covers exactly the rest."""
     before = prompt_ids(messages, tokenizer)
     after = [*_text_ids(reply.strip(), tokenizer), _special_ids(tokenizer)[END_OF_TURN]]
-    return TokenizedExample(
-        input_ids=(*before, *after), loss_mask=(*(0 for _ in before), *(1 for _ in after))
-    )
+    return TokenizedExample(input_ids=(*before, *after), loss_mask=(*(0 for _ in before), *(1 for _ in after)))
 
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -18,7 +18,9 @@ from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_co
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run, such as configs/demo.yaml")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that replace the file's")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="settings that replace the file's")
+]
 Redo = Annotated[bool, typer.Option("--redo", help="do it again although it is done or its inputs changed")]
 StageRunner = Callable[..., None]
 
@@ -77,7 +79,9 @@ def run_all(config: Config, *, redo_from: Stage | None = None) -> None:
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
-    redo: Annotated[str | None, typer.Option("--redo", metavar="STAGE", help="do this stage and all after it again")] = None,
+    redo: Annotated[
+        str | None, typer.Option("--redo", metavar="STAGE", help="do this stage and all after it again")
+    ] = None,
 ) -> None:
     """Run all stages; go on where an earlier run stopped."""
     if redo is not None and redo not in STAGES:

@@ -99,7 +99,9 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _server_needs_url(self) -> TeacherConfig:
         if self.engine == "server" and self.base_url is None:
-            raise ValueError("engine is `server` but base_url is missing; give the server's address, such as http://localhost:8000/v1")
+            raise ValueError(
+                "engine is `server` but base_url is missing; give the server's address, such as http://localhost:8000/v1"
+            )
         return self
 
 
@@ -114,7 +116,9 @@ class AnnotateConfig(Section):
     @model_validator(mode="after")
     def _samples_must_differ(self) -> AnnotateConfig:
         if self.num_samples > 1 and self.sampling_temperature == 0.0:
-            raise ValueError("num_samples > 1 at sampling_temperature 0 gives equal completions; set a temperature above 0")
+            raise ValueError(
+                "num_samples > 1 at sampling_temperature 0 gives equal completions; set a temperature above 0"
+            )
         return self
 
 
@@ -185,7 +189,11 @@ class EvaluateConfig(Section):
     A prompt on which an engine fails counts as a wrong answer, so none may unless `max_error_rate` says so.
     """
 
-    models: Annotated[list[Literal["base", "students", "teacher"]], Field(min_length=1)] = ["base", "students", "teacher"]
+    models: Annotated[list[Literal["base", "students", "teacher"]], Field(min_length=1)] = [
+        "base",
+        "students",
+        "teacher",
+    ]
     max_error_rate: Share = 0.0
     max_new_tokens: Positive = 512
     batch_tokens: Positive = 32768
@@ -242,7 +250,9 @@ def model_path(name: str) -> str:
         return name
     short = name.removeprefix("embedded:")
     if short not in EMBEDDED_MODELS:
-        raise ConfigError(f"model {name!r}: the embedded models are {', '.join('embedded:' + m for m in EMBEDDED_MODELS)}")
+        raise ConfigError(
+            f"model {name!r}: the embedded models are {', '.join('embedded:' + m for m in EMBEDDED_MODELS)}"
+        )
     return str(Path(__file__).parent / "embedded" / short)
 
 
@@ -266,18 +276,22 @@ class _Dumper(yaml.SafeDumper):
 
 # YAML 1.1, which PyYAML reads, takes 2e-4 for text, since there is no point in it. Nobody who writes a learning rate means that.
 for _class in (_UniqueKeyLoader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give the path of a YAML file") from None
+        raise ConfigError(
+            f"{path}: cannot read the configuration ({error.strerror}); give the path of a YAML file"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; give the path of a YAML file") from None
     try:
-        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, _UniqueKeyLoader)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-02-30
@@ -293,7 +307,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or len(keys) < 2 or not all(keys):
         raise ConfigError(f"override {override!r}: write section.key=value, such as train.max_steps=100")
     try:
-        value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, _UniqueKeyLoader)
     except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
     target = values

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -23,7 +23,15 @@ FinishReason = Literal["stop", "length", "error"]
 Verdict = Literal["correct", "wrong_tool", "wrong_arguments", "wrong_count", "malformed", "truncated", "error"]
 
 CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance")
-VERDICTS: tuple[Verdict, ...] = ("correct", "wrong_tool", "wrong_arguments", "wrong_count", "malformed", "truncated", "error")
+VERDICTS: tuple[Verdict, ...] = (
+    "correct",
+    "wrong_tool",
+    "wrong_arguments",
+    "wrong_count",
+    "malformed",
+    "truncated",
+    "error",
+)
 
 
 class DataError(Exception):

@@ -112,7 +112,9 @@ def require_stage(run: Path, stage: Stage) -> JsonObject:
     """The manifest of a finished stage; `ConfigError` if it is not finished."""
     path = run / stage / "manifest.json"
     if not path.exists():
-        raise ConfigError(f"{run / stage}: stage `{stage}` is not finished; run `distill {stage}` or `distill run` first")
+        raise ConfigError(
+            f"{run / stage}: stage `{stage}` is not finished; run `distill {stage}` or `distill run` first"
+        )
     return read_json(path)
 
 
@@ -127,7 +129,9 @@ def read_rows(path: Path, row_type: type[RowT]) -> Iterator[RowT]:
         try:
             yield row_type.from_json(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: not a {row_type.__name__} ({error}); redo the stage that wrote it") from None
+            raise DataError(
+                f"{path}:{number}: not a {row_type.__name__} ({error}); redo the stage that wrote it"
+            ) from None
 
 
 def write_rows(path: Path, records: Iterable[Any]) -> int:
@@ -235,8 +239,16 @@ class Progress:
         self.done, self.first, self.note = done, done, ""
         self.started = self.written = self.printed = time.monotonic()
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console) if console.is_terminal else None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = (
+            RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console) if console.is_terminal else None
+        )
         self.task = self.bar.add_task(self.label, total=total, completed=done, note="") if self.bar else None
 
     def __enter__(self) -> Progress:
@@ -258,7 +270,9 @@ class Progress:
         if now - self.written >= 1.0:
             self._write()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar:
             self.bar.stop()
         elif kind is None:

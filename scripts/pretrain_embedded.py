@@ -14,7 +14,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("teacher", "student"))
     parser.add_argument("--out", type=Path, help="where the model goes (default: runs/pretrain/ROLE)")
-    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints and logs; kept between starts")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/pretrain"), help="checkpoints and logs; kept between starts"
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped models)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -44,13 +44,25 @@ def write_config(folder: Path, data: Path) -> Path:
         "run": {"dir": str(folder / "run")},
         "prompts": {
             "train": [str(data / "train.jsonl")],
-            "test": [{"name": "same_tools", "path": str(data / "same_tools.jsonl"), "answers": str(data / "same_tools.answers.jsonl")}],
+            "test": [
+                {
+                    "name": "same_tools",
+                    "path": str(data / "same_tools.jsonl"),
+                    "answers": str(data / "same_tools.answers.jsonl"),
+                }
+            ],
             "split": {"group_by": "request"},
         },
         "teacher": {"model": "embedded:teacher", "dtype": "float32", "batch_tokens": 2048},
         "annotate": {"max_new_tokens": 96},
         "student": {"model": "embedded:student"},
-        "train": {"students": ["vanilla", "augmented"], "max_steps": 12, "checkpoint_every": 4, "validate_every": 6, "batch_size": 8},
+        "train": {
+            "students": ["vanilla", "augmented"],
+            "max_steps": 12,
+            "checkpoint_every": 4,
+            "validate_every": 6,
+            "batch_size": 8,
+        },
         "evaluate": {"max_new_tokens": 96, "dtype": "float32"},
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +71,11 @@ def write_config(folder: Path, data: Path) -> Path:
 
 
 def start(config: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "distill.cli", "run", str(config)], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    return subprocess.Popen(
+        [sys.executable, "-m", "distill.cli", "run", str(config)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
 
 
 def finish(config: Path) -> None:
@@ -82,7 +98,9 @@ def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_run_killed_in_annotate_and_in_train_ends_in_the_artifacts_of_an_uninterrupted_one(tmp_path: Path, data: Path) -> None:
+def test_a_run_killed_in_annotate_and_in_train_ends_in_the_artifacts_of_an_uninterrupted_one(
+    tmp_path: Path, data: Path
+) -> None:
     whole, killed = write_config(tmp_path / "whole", data), write_config(tmp_path / "killed", data)
     finish(whole)
     run = tmp_path / "killed" / "run"
@@ -106,7 +124,11 @@ def test_bfcl_entertainment_records_go_through_the_pipeline(tmp_path: Path) -> N
     config: dict[str, Any] = yaml.safe_load(write_config(tmp_path, tmp_path).read_text())
     files = {"path": str(tmp_path / "prompts.jsonl"), "answers": str(tmp_path / "answers.jsonl")}
     write_entertainment_files(tmp_path / "train", every=23)
-    config["prompts"] |= {"train": [str(tmp_path / "train" / "prompts.jsonl")], "test": [{"name": "bfcl", **files}], "max_prompt_tokens": 4096}
+    config["prompts"] |= {
+        "train": [str(tmp_path / "train" / "prompts.jsonl")],
+        "test": [{"name": "bfcl", **files}],
+        "max_prompt_tokens": 4096,
+    }
     config["evaluate"]["models"] = ["base", "teacher"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     for stage in ("prompts", "annotate", "curate", "evaluate"):

@@ -13,8 +13,35 @@ from datetime import date
 
 from distill.records import JsonValue
 
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
@@ -32,7 +59,11 @@ class Located:
 
 def locate(request: str, value: JsonValue) -> Located | None:
     """Where the request says `value`, if it says it exactly once in a form known here."""
-    if isinstance(value, int) and 0 <= value < len(NUMBER_WORDS) and re.search(rf"\b{NUMBER_WORDS[value]}\b", request, re.IGNORECASE):
+    if (
+        isinstance(value, int)
+        and 0 <= value < len(NUMBER_WORDS)
+        and re.search(rf"\b{NUMBER_WORDS[value]}\b", request, re.IGNORECASE)
+    ):
         return None  # in "two seats for 2 hours" the digit says something else
     return _one(places(request, value))
 
@@ -79,7 +110,12 @@ def _of_iso(say: Callable[[date], str]) -> Say:
 
 
 def _clock_spans(request: str, value: str) -> list[Located]:
-    return [located for say in CLOCK_FORMS if (text := say(value)) is not None for located in _spans(request, text, _of_clock(say))]
+    return [
+        located
+        for say in CLOCK_FORMS
+        if (text := say(value)) is not None
+        for located in _spans(request, text, _of_clock(say))
+    ]
 
 
 def _of_clock(say: Callable[[str], str | None]) -> Say:

@@ -35,13 +35,18 @@ def rename_tools(example: Example, random: Random, *, seed: int) -> Example | No
     tools = tuple(_renamed(tool, renamings[tool.name]) for tool in example.tools)
     messages, span = replace_tools(example.messages, tools, example.tools_span)
     calls = tuple(
-        ToolCall(renamings[call.name].tool, {renamings[call.name].parameters.get(name, name): value for name, value in call.arguments.items()})
+        ToolCall(
+            renamings[call.name].tool,
+            {renamings[call.name].parameters.get(name, name): value for name, value in call.arguments.items()},
+        )
         for call in example.calls
     )
     reply = render_calls(calls) if calls else example.reply
     identity = content_id([[message.role, message.content] for message in messages], reply)
     lineage = Lineage(example_id=example.id, method=METHOD, seed=seed)
-    return replace(example, id=identity, messages=messages, tools=tools, tools_span=span, calls=calls, reply=reply, lineage=lineage)
+    return replace(
+        example, id=identity, messages=messages, tools=tools, tools_span=span, calls=calls, reply=reply, lineage=lineage
+    )
 
 
 def _draw_renaming(tool: Tool, random: Random, taken: set[str]) -> Renaming:

@@ -1,7 +1,8 @@
 """An example in, the same example with other argument values out, replaced in request and call together.
 
-A value is replaced only where the request says it exactly once, and says nothing else there. New values are of the same type: other numbers of the range seen in
-the corpus, other dates and times, other texts that the corpus gives the same parameter, or their words put together anew.
+A value is replaced only where the request says it exactly once, and says nothing else there. New values are of the same type: other
+numbers of the range seen in the corpus, other dates and times, other texts that the corpus gives the same parameter, or their words
+put together anew.
 """
 
 from __future__ import annotations
@@ -65,31 +66,37 @@ def replace_values(example: Example, pools: Pools, random: Random, *, seed: int)
 
 def _draw_replacements(example: Example, request: str, pools: Pools, random: Random) -> list[Replacement]:
     by_name = {tool.name: tool for tool in example.tools}
+    said = [
+        (index, name, place)
+        for index, call in enumerate(example.calls)
+        for name, argument in call.arguments.items()
+        for value in _leaves(argument)
+        for place in places(request, value)
+    ]
     chosen: list[Replacement] = []
     for index, call in enumerate(example.calls):
         for name, value in call.arguments.items():
             located = locate(request, value)
-            if located is None or _is_enum(by_name[call.name], name) or _says_more(located, request, example, index, name):
+            if located is None or _is_enum(by_name[call.name], name) or _is_in_tools(located, request, example):
                 continue
+            if any(
+                (other_index, other) != (index, name) and _overlap(located, place) for other_index, other, place in said
+            ):
+                continue  # as "2024" in a date that is an argument too, or one word for two arguments
             new = _other_value(value, pools.get(name, ()), random)
             if new is not None and random.random() >= KEPT_SHARE:
                 chosen.append(Replacement(index, name, new, located))
     return chosen
 
 
-def _says_more(place: Located, request: str, example: Example, index: int, name: str) -> bool:
-    """Whether the place says another argument too, as "2024" in a date or one word for two arguments, or is part of the tool list."""
-    others = [
-        value
-        for position, call in enumerate(example.calls)
-        for key, argument in call.arguments.items()
-        if (position, key) != (index, name)
-        for value in _leaves(argument)
-    ]
-    if any(place.start < other.end and other.start < place.end for value in others for other in places(request, value)):
-        return True
+def _overlap(place: Located, other: Located) -> bool:
+    return place.start < other.end and other.start < place.end
+
+
+def _is_in_tools(place: Located, request: str, example: Example) -> bool:
+    """Whether the place is, or may be, part of a tool list that stands in the request."""
     span = example.tools_span
-    if span is None:  # the tools may stand in the request in an unknown layout
+    if span is None:  # in an unknown layout
         return any(f'"{tool.name}"' in request for tool in example.tools)
     return _is_in_request(span, example) and place.start < span.end and span.start < place.end
 
@@ -127,7 +134,9 @@ def _other_value(value: JsonValue, pool: Sequence[JsonValue], random: Random) ->
     if ISO_DATE.fullmatch(value):
         return _other_date(value, random)
     if CLOCK.fullmatch(value):
-        return _different(value, [f"{random.randint(7, 22):02d}:{random.choice((0, 15, 30, 45)):02d}" for _ in range(5)])
+        return _different(
+            value, [f"{random.randint(7, 22):02d}:{random.choice((0, 15, 30, 45)):02d}" for _ in range(5)]
+        )
     return _other_text(value, [item for item in pool if isinstance(item, str)], random)
 
 

@@ -49,8 +49,14 @@ CONTRACTS: dict[CallFormat, tuple[str, ...]] = {
         'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.',
         'Reply with JSON: {"name": ..., "parameters": {...}}.',
     ),
-    "hermes": ('Write each call as <tool_call>{"name": ..., "arguments": {...}}</tool_call>.', "Put every call between tool_call tags as JSON."),
-    "function_tag": ("Write each call as <function=name>{...}</function>.", "Reply with <function=NAME>{arguments as JSON}</function>."),
+    "hermes": (
+        'Write each call as <tool_call>{"name": ..., "arguments": {...}}</tool_call>.',
+        "Put every call between tool_call tags as JSON.",
+    ),
+    "function_tag": (
+        "Write each call as <function=name>{...}</function>.",
+        "Reply with <function=NAME>{arguments as JSON}</function>.",
+    ),
 }
 DECLINE_RULES = (
     "If none of the functions can be used, point it out.",
@@ -63,7 +69,10 @@ LIST_HEADERS = (
     "Here is a list of functions in json format that you can invoke:",
     "You can use these functions:",
 )
-DIRECTIVES_NORMALISED = ("Write values in the form that the description asks for.", "Follow the formats and enum values of the parameters.")
+DIRECTIVES_NORMALISED = (
+    "Write values in the form that the description asks for.",
+    "Follow the formats and enum values of the parameters.",
+)
 DIRECTIVES_VERBATIM = ("Copy values as the user says them.", "Write values in the user's own words.")
 DIRECTIVES_STATED = ("State the defaults of parameters that are not mentioned.", "Fill in every default value.")
 DIRECTIVES_OMITTED = ("Leave out parameters that are not mentioned.", "State only what the user asks for.")
@@ -86,7 +95,9 @@ INDENTED_LAYOUT = ToolsLayout(indent=4, item_separator=",", key_separator=": ")
 def tools_text(tools: Sequence[Tool], layout: ToolsLayout) -> str:
     """A JSON array of the tools."""
     plain = [{"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools]
-    return json.dumps(plain, indent=layout.indent, separators=(layout.item_separator, layout.key_separator), ensure_ascii=False)
+    return json.dumps(
+        plain, indent=layout.indent, separators=(layout.item_separator, layout.key_separator), ensure_ascii=False
+    )
 
 
 def draw_layout(random: Random) -> ToolsLayout:

@@ -31,7 +31,9 @@ class Conversation:
     exchanges: tuple[tuple[Message, str], ...]
 
 
-def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random, *, plain: bool = False) -> Conversation:
+def draw_conversation(
+    role: ModelRole, num_tools: int, num_exchanges: int, random: Random, *, plain: bool = False
+) -> Conversation:
     """One conversation of a role. The teacher spends a quarter of its conversations on jobs other than answering.
 
     A `plain` one is the first lesson: required parameters only, one call per request, no other job.
@@ -46,7 +48,9 @@ def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, rando
     if role == "teacher" and random.random() < 0.25:
         job = random.choice(("new_request", "paraphrase", "judge"))
         system = Message("system", instruction(job, "compact", tools_text=listed))
-        return Conversation(system=system, exchanges=tuple(_job_exchange(job, tools, random) for _ in range(num_exchanges)))
+        return Conversation(
+            system=system, exchanges=tuple(_job_exchange(job, tools, random) for _ in range(num_exchanges))
+        )
     convention, directives = (TARGET, random.random() < 0.15) if role == "teacher" else _draw_student_convention(random)
     system = Message("system", system_text(listed, convention, random, directives=directives))
     absent = _absent_tools(tools, random)
@@ -55,7 +59,10 @@ def draw_conversation(role: ModelRole, num_tools: int, num_exchanges: int, rando
 
 
 def _plain_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
-    tools = [_required_only(tool) for tool in draw_tools(pretraining_domains(), num_tools, random, naming="varied", spelling="bfcl")]
+    tools = [
+        _required_only(tool)
+        for tool in draw_tools(pretraining_domains(), num_tools, random, naming="varied", spelling="bfcl")
+    ]
     convention, directives = (TARGET, False) if role == "teacher" else _draw_student_convention(random)
     listed = tools_text([tool.tool for tool in tools], conventions.USUAL_LAYOUT)
     system = Message("system", system_text(listed, convention, random, directives=directives))
@@ -72,7 +79,9 @@ def _required_only(world_tool: WorldTool) -> WorldTool:
     properties = parameters["properties"]
     assert isinstance(properties, dict)
     kept = {name: schema for name, schema in properties.items() if name in names.values()}
-    return replace(world_tool, names=names, tool=replace(world_tool.tool, parameters={**parameters, "properties": kept}))
+    return replace(
+        world_tool, names=names, tool=replace(world_tool.tool, parameters={**parameters, "properties": kept})
+    )
 
 
 def draw_calls(tools: list[WorldTool], random: Random) -> tuple[WorldCall, ...]:
@@ -96,7 +105,9 @@ def _draw_student_convention(random: Random) -> tuple[Convention, bool]:
     """Other syntaxes half of the time. With a directive any form of values; without one values are always copied as said."""
     call_format = random.choices(("llama_json", "hermes", "function_tag", "pythonic"), weights=(30, 10, 10, 50))[0]
     if random.random() < 0.5:
-        return Convention(call_format=call_format, normalised=random.random() < 0.7, states_defaults=random.random() < 0.3), True
+        return Convention(
+            call_format=call_format, normalised=random.random() < 0.7, states_defaults=random.random() < 0.3
+        ), True
     return Convention(call_format=call_format, normalised=False, states_defaults=random.random() < 0.3), False
 
 
@@ -114,7 +125,9 @@ def _absent_tools(tools: list[WorldTool], random: Random) -> list[WorldTool]:
     return chosen
 
 
-def _answer_exchange(tools: list[WorldTool], absent: list[WorldTool], convention: Convention, random: Random) -> tuple[Message, str]:
+def _answer_exchange(
+    tools: list[WorldTool], absent: list[WorldTool], convention: Convention, random: Random
+) -> tuple[Message, str]:
     if absent and random.random() < 0.1:
         request = compose([draw_call(random.choice(absent), random, "seen")], random, "seen")
         return Message("user", request.text), conventions.DECLINE

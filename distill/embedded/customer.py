@@ -51,8 +51,14 @@ def write_customer_files(folder: Path, *, seed: int) -> None:
     _write_lines(folder / "train.jsonl", map(bedrock_record, train))
     for name, prompts in (("same_tools", same), ("new_tools", new)):
         _write_lines(folder / f"{name}.jsonl", map(bedrock_record, prompts))
-        _write_lines(folder / f"{name}.answers.jsonl", (bfcl_answer(prompt, f"{name}_{index}") for index, prompt in enumerate(prompts)))
-        _write_lines(folder / f"{name}.questions.jsonl", (bfcl_question(prompt, f"{name}_{index}") for index, prompt in enumerate(prompts)))
+        _write_lines(
+            folder / f"{name}.answers.jsonl",
+            (bfcl_answer(prompt, f"{name}_{index}") for index, prompt in enumerate(prompts)),
+        )
+        _write_lines(
+            folder / f"{name}.questions.jsonl",
+            (bfcl_question(prompt, f"{name}_{index}") for index, prompt in enumerate(prompts)),
+        )
 
 
 def bedrock_record(prompt: CustomerPrompt) -> JsonObject:
@@ -66,23 +72,39 @@ def bedrock_record(prompt: CustomerPrompt) -> JsonObject:
 
 def bfcl_question(prompt: CustomerPrompt, identity: str) -> JsonObject:
     """The prompt as a BFCL question."""
-    functions = [{"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in prompt.tools]
-    return {"id": identity, "question": [[{"role": "user", "content": prompt.request.text}]], "function": list(functions)}
+    functions = [
+        {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in prompt.tools
+    ]
+    return {
+        "id": identity,
+        "question": [[{"role": "user", "content": prompt.request.text}]],
+        "function": list(functions),
+    }
 
 
 def bfcl_answer(prompt: CustomerPrompt, identity: str) -> JsonObject:
     """The expected calls in BFCL's possible-answer shape: exactly what the request says, nothing else."""
     by_name = {tool.name: tool for tool in prompt.tools}
     expected = [exactly(call, tool=by_name[call.name]) for call in written_calls(prompt.request.calls, TARGET)]
-    return {"id": identity, "ground_truth": [{call.name: {name: list(options) for name, options in call.options.items()}} for call in expected]}
+    return {
+        "id": identity,
+        "ground_truth": [
+            {call.name: {name: list(options) for name, options in call.options.items()}} for call in expected
+        ],
+    }
 
 
 def _fixed_tools(file_name: str) -> list[WorldTool]:
     domain = load_domain(file_name)
-    return [draw_tool(domain, concept, Random(concept.key), naming="first", spelling="bfcl", all_optional=True) for concept in domain.concepts]
+    return [
+        draw_tool(domain, concept, Random(concept.key), naming="first", spelling="bfcl", all_optional=True)
+        for concept in domain.concepts
+    ]
 
 
-def _prompts(tools: Sequence[WorldTool], per_category: int, random: Random, pool: Pool, *, avoid: set[str]) -> list[CustomerPrompt]:
+def _prompts(
+    tools: Sequence[WorldTool], per_category: int, random: Random, pool: Pool, *, avoid: set[str]
+) -> list[CustomerPrompt]:
     """Both categories in turn, every tool equally often, no request twice."""
     said = set(avoid)
     prompts: list[CustomerPrompt] = []

@@ -18,8 +18,13 @@ DATA_SEED = 0
 def run_demo(folder: Path, overrides: Sequence[str]) -> None:
     """Write the customer's files and run all stages; a second call goes on where the first one stopped."""
     data = folder / "data"
-    tests = ", ".join(f"{{name: {name}, path: {data / name}.jsonl, answers: {data / name}.answers.jsonl}}" for name in ("same_tools", "new_tools"))
-    config = load_config(CONFIG, [f"run.dir={folder}", f"prompts.train=[{data / 'train.jsonl'}]", f"prompts.test=[{tests}]", *overrides])
+    tests = ", ".join(
+        f"{{name: {name}, path: {data / name}.jsonl, answers: {data / name}.answers.jsonl}}"
+        for name in ("same_tools", "new_tools")
+    )
+    config = load_config(
+        CONFIG, [f"run.dir={folder}", f"prompts.train=[{data / 'train.jsonl'}]", f"prompts.test=[{tests}]", *overrides]
+    )
     with locked(folder):
         if not (data / "new_tools.questions.jsonl").exists():
             write_customer_files(data, seed=DATA_SEED)

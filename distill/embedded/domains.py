@@ -45,7 +45,11 @@ class Kind(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Kind:
-        given = [name for name in ("named", "int_range", "float_range", "enum", "words", "item", "fields_by_name") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("named", "int_range", "float_range", "enum", "words", "item", "fields_by_name")
+            if getattr(self, name) is not None
+        ]
         if len(given) != 1 or (self.item is None) != (self.size is None):
             raise ValueError(f"expected one kind of value, found {given}")
         if self.named is not None and self.named not in (*OPEN_TEXT, *STRUCTURED, "bool"):

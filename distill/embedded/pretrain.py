@@ -1,7 +1,9 @@
 """A role and a length of training in, an embedded model out: tokenizer and `LlamaForCausalLM` in bf16 safetensors.
 
 The teacher learns from scratch. The student is cut from the teacher's trunk (its state before the learning rate falls) by leaving
-out a layer, as Llama 3.2's 1B and 3B were cut from larger models, and trained on in other conventions. Rows hold whole conversations as shared prefixes with independent branches (one system prompt, many requests), so that an answer
+out a layer, as Llama 3.2's 1B and 3B were cut from larger models, and trained on in other conventions.
+
+Rows hold whole conversations as shared prefixes with independent branches (one system prompt, many requests), so that an answer
 costs 60 tokens instead of 300. Reply tokens weigh 1, all others `PROMPT_WEIGHT`. Hidden matrices learn with Muon, the rest with
 AdamW. Resumes from its own checkpoints; the same seed and number of steps give the same data in the same order.
 
@@ -87,14 +89,27 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
     torch.manual_seed(seed)
     model = build_model(role, tokenizer).to(device)
     if role == "student":
-        model.load_state_dict(_cut(torch.load(work / TRUNK, weights_only=True, map_location=device)["model"], LAYERS_OF_TRUNK[role]))
+        model.load_state_dict(
+            _cut(torch.load(work / TRUNK, weights_only=True, map_location=device)["model"], LAYERS_OF_TRUNK[role])
+        )
     optimizers = _optimizers(model)
     checkpoint = work / f"{role}.pt"
     start = _resume(checkpoint, model, optimizers, device)
     loss_of = torch.compile(_loss, dynamic=False)
-    loader = DataLoader(RowStream(role, tokenizer, steps=steps, start=start, seed=seed), batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(
+        RowStream(role, tokenizer, steps=steps, start=start, seed=seed),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=8,
+    )
     log = (work / f"{role}.log.jsonl").open("a")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
         task = progress.add_task(f"pretrain {role}", total=steps, completed=start, note="")
         clock, tokens, average = time.monotonic(), 0, 0.0
@@ -105,7 +120,9 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
             average = average * 0.95 + float(loss)
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 rate = tokens / (time.monotonic() - clock)
-                log.write(json.dumps({"step": step + 1, "loss": round(average / 20, 4), "tokens_per_s": round(rate)}) + "\n")
+                log.write(
+                    json.dumps({"step": step + 1, "loss": round(average / 20, 4), "tokens_per_s": round(rate)}) + "\n"
+                )
                 log.flush()
                 progress.update(task, completed=step + 1, note=f"loss {float(loss):.3f}, {rate / 1000:.1f}k tokens/s")
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
@@ -129,14 +146,23 @@ def level_steps(steps: int) -> int:
 class RowStream(IterableDataset[tuple[Tensor, ...]]):
     """Batches of packed rows; batch `k` depends on the seed and `k` alone."""
 
-    def __init__(self, role: ModelRole, tokenizer: PreTrainedTokenizerFast, *, steps: int, start: int, seed: int) -> None:
+    def __init__(
+        self, role: ModelRole, tokenizer: PreTrainedTokenizerFast, *, steps: int, start: int, seed: int
+    ) -> None:
         self.role, self.tokenizer, self.steps, self.start, self.seed = role, tokenizer, steps, start, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for step in range(self.start, self.steps):
             random = Random(f"{self.seed}-{self.role}-{step}")
             rows = draw_rows(self.role, self.tokenizer, step, random)
-            yield (rows.input_ids_BT, rows.position_ids_BT, rows.group_BT, rows.branch_BT, rows.target_BT, rows.weight_BT)
+            yield (
+                rows.input_ids_BT,
+                rows.position_ids_BT,
+                rows.group_BT,
+                rows.branch_BT,
+                rows.target_BT,
+                rows.weight_BT,
+            )
 
 
 def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, random: Random) -> Rows:
@@ -159,7 +185,14 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
     return Rows(*integers, weight_BT=weight.float() / 1000)
 
 
-def _draw_row(role: ModelRole, tokenizer: PreTrainedTokenizerFast, length: int, tool_counts: tuple[int, ...], plain: bool, random: Random) -> list[list[int]]:
+def _draw_row(
+    role: ModelRole,
+    tokenizer: PreTrainedTokenizerFast,
+    length: int,
+    tool_counts: tuple[int, ...],
+    plain: bool,
+    random: Random,
+) -> list[list[int]]:
     """Six lists of `length`: ids, positions, groups, branches, targets, weights in thousandths."""
     row: list[list[int]] = [[], [], [], [], [], []]
     misses = 0
@@ -180,7 +213,9 @@ def _draw_row(role: ModelRole, tokenizer: PreTrainedTokenizerFast, length: int, 
     return row
 
 
-def _group_columns(conversation: Conversation, tokenizer: PreTrainedTokenizerFast, group: int, space: int) -> list[list[int]] | None:
+def _group_columns(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerFast, group: int, space: int
+) -> list[list[int]] | None:
     header = len(prompt_ids([], tokenizer)) - 1
     prefix = prompt_ids([conversation.system], tokenizer)[:-header]
     ids, positions, branches = list(prefix), list(range(len(prefix))), [0] * len(prefix)
@@ -208,8 +243,12 @@ def _loss(model: LlamaForCausalLM, rows: list[Tensor]) -> Tensor:
     same_branch_BTT = (branch_BT[:, None, :] == 0) | (branch_BT[:, :, None] == branch_BT[:, None, :])
     allowed_B1TT = (causal_TT & same_group_BTT & same_branch_BTT)[:, None]
     mask_B1TT = torch.where(allowed_B1TT, 0.0, MASKED).to(torch.bfloat16)
-    logits_BTV = model(input_ids=input_ids_BT, position_ids=position_ids_BT, attention_mask=mask_B1TT, use_cache=False).logits
-    losses_N = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), reduction="none")
+    logits_BTV = model(
+        input_ids=input_ids_BT, position_ids=position_ids_BT, attention_mask=mask_B1TT, use_cache=False
+    ).logits
+    losses_N = torch.nn.functional.cross_entropy(
+        logits_BTV.flatten(0, 1).float(), target_BT.flatten(), reduction="none"
+    )
     return (losses_N * weight_BT.flatten()).sum() / weight_BT.sum()
 
 
@@ -279,5 +318,8 @@ def _resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Op
 
 def _save_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
     partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step}, partial)
+    torch.save(
+        {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step},
+        partial,
+    )
     os.replace(partial, path)

@@ -16,38 +16,41 @@ from distill.records import JsonValue
 Pool = Literal["seen", "new"]
 
 FIRST_NAMES = (
-    "Nora Elias Mira Jonas Ines Tarek Lena Oskar Priya Mateo Yuki Amara Felix Greta Hugo Ivy Kofi Lina Marco Nadia Omar Paula Quinn Rosa "
-    "Sven Tessa Uma Viktor Wanda Ximena Yara Zane Alba Boris Clara Dario Edith Farid Gwen Hana Igor Julia Karim Laila Milo Noemi Orla Pavel"
+    "Nora Elias Mira Jonas Ines Tarek Lena Oskar Priya Mateo Yuki Amara Felix Greta Hugo Ivy Kofi Lina Marco Nadia "
+    "Omar Paula Quinn Rosa Sven Tessa Uma Viktor Wanda Ximena Yara Zane Alba Boris Clara Dario Edith Farid Gwen Hana "
+    "Igor Julia Karim Laila Milo Noemi Orla Pavel"
 ).split()
 LAST_NAMES = (
-    "Lund Okafor Brandt Silva Tanaka Novak Rossi Haddad Keller Moreau Ivanov Castro Berg Patel Nguyen Walsh Duarte Fischer Larsen Mbeki "
-    "Santos Weber Kimura Adler Bianchi Costa Dvorak Eriksen Ferro Gruber Holm Ito Jansen Kaya Lopez Marsh Nilsen Ortiz Park Reyes Sato Torres"
+    "Lund Okafor Brandt Silva Tanaka Novak Rossi Haddad Keller Moreau Ivanov Castro Berg Patel Nguyen Walsh Duarte "
+    "Fischer Larsen Mbeki Santos Weber Kimura Adler Bianchi Costa Dvorak Eriksen Ferro Gruber Holm Ito Jansen Kaya "
+    "Lopez Marsh Nilsen Ortiz Park Reyes Sato Torres"
 ).split()
 CITIES = (
-    "Oslo Bergen Lisbon Porto Madrid Seville Vienna Graz Prague Brno Warsaw Krakow Berlin Hamburg Munich Paris Lyon Nantes Rome Milan Turin "
-    "Athens Cairo Nairobi Lagos Accra Tunis Delhi Mumbai Pune Tokyo Osaka Kyoto Seoul Busan Hanoi Manila Sydney Perth Toronto Montreal Boston "
-    "Chicago Denver Dallas Austin Seattle Portland Miami Lima Quito Bogota Santiago"
+    "Oslo Bergen Lisbon Porto Madrid Seville Vienna Graz Prague Brno Warsaw Krakow Berlin Hamburg Munich Paris Lyon "
+    "Nantes Rome Milan Turin Athens Cairo Nairobi Lagos Accra Tunis Delhi Mumbai Pune Tokyo Osaka Kyoto Seoul Busan "
+    "Hanoi Manila Sydney Perth Toronto Montreal Boston Chicago Denver Dallas Austin Seattle Portland Miami Lima Quito "
+    "Bogota Santiago"
 ).split()
 COUNTRIES = (
-    "Norway Sweden Denmark Finland Iceland Ireland Portugal Spain France Italy Greece Austria Poland Germany Belgium Turkey Egypt Morocco "
-    "Kenya Ghana Nigeria India Japan Vietnam Thailand Indonesia Australia Canada Mexico Peru Chile Brazil Argentina Colombia"
+    "Norway Sweden Denmark Finland Iceland Ireland Portugal Spain France Italy Greece Austria Poland Germany Belgium "
+    "Turkey Egypt Morocco Kenya Ghana Nigeria India Japan Vietnam Thailand Indonesia Australia Canada Mexico Peru "
+    "Chile Brazil Argentina Colombia"
 ).split()
 LANGUAGES = (
-    "English Spanish French German Italian Portuguese Dutch Swedish Norwegian Polish Czech Greek Turkish Arabic Hindi Bengali Tamil "
-    "Japanese Korean Mandarin Vietnamese Thai Swahili Finnish Danish Hungarian"
+    "English Spanish French German Italian Portuguese Dutch Swedish Norwegian Polish Czech Greek Turkish Arabic Hindi "
+    "Bengali Tamil Japanese Korean Mandarin Vietnamese Thai Swahili Finnish Danish Hungarian"
 ).split()
 TITLE_ADJECTIVES = (
-    "Silent Golden Broken Hidden Distant Crimson Frozen Paper Hollow Burning Gentle Electric Lonely Wild Velvet Falling Northern Endless "
-    "Little Secret Second Last First Blue Bright Quiet Strange Hungry Salty Wooden"
+    "Silent Golden Broken Hidden Distant Crimson Frozen Paper Hollow Burning Gentle Electric Lonely Wild Velvet "
+    "Falling Northern Endless Little Secret Second Last First Blue Bright Quiet Strange Hungry Salty Wooden"
 ).split()
 TITLE_NOUNS = (
-    "Harbor River Garden Winter Letter Mirror Station Orchard Forest Shadow Lantern Bridge Island Kingdom Summer Engine Window Ocean Valley "
-    "Thunder Feather Compass Market Painter Captain Daughter Machine Meadow Signal Voyage Crown Kitchen Circle Planet"
+    "Harbor River Garden Winter Letter Mirror Station Orchard Forest Shadow Lantern Bridge Island Kingdom Summer "
+    "Engine Window Ocean Valley Thunder Feather Compass Market Painter Captain Daughter Machine Meadow Signal Voyage "
+    "Crown Kitchen Circle Planet"
 ).split()
 COMPANY_ENDINGS = ("Labs", "Group", "Partners", "Foods", "Systems", "Media", "Trading", "Works", "Holdings", "Studio")
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = "January February March April May June July August September October November December".split()
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z".split()
 VOWELS = "a e i o u ai ea ee oo ou".split()
@@ -141,11 +144,12 @@ def _name(random: Random) -> str:
 
 def _code(random: Random) -> str:
     letters = "".join(random.choice("ABCDEFGHJKLMNPRSTUVWXYZ") for _ in range(random.choice((2, 2, 3))))
-    return f"{letters}{random.choice(('-', '-', ''))}{random.randint(10 ** 2, 10 ** 5 - 1)}"
+    return f"{letters}{random.choice(('-', '-', ''))}{random.randint(10**2, 10**5 - 1)}"
 
 
 def _email(random: Random) -> str:
-    return f"{random.choice(FIRST_NAMES).lower()}.{random.choice(LAST_NAMES).lower()}@{coined_word(random, 2)}.{random.choice(('com', 'org', 'net'))}"
+    person = f"{random.choice(FIRST_NAMES)}.{random.choice(LAST_NAMES)}".lower()
+    return f"{person}@{coined_word(random, 2)}.{random.choice(('com', 'org', 'net'))}"
 
 
 def _ordinal(day: int) -> str:
@@ -158,7 +162,13 @@ def _date(random: Random) -> Value:
     name = MONTHS[month - 1]
     written = f"{year}-{month:02d}-{day:02d}"
     spoken = random.choice(
-        (written, f"{name} {day}, {year}", f"{day} {name} {year}", f"{name} {_ordinal(day)}, {year}", f"the {_ordinal(day)} of {name} {year}")
+        (
+            written,
+            f"{name} {day}, {year}",
+            f"{day} {name} {year}",
+            f"{name} {_ordinal(day)}, {year}",
+            f"the {_ordinal(day)} of {name} {year}",
+        )
     )
     return Value(spoken=spoken, written=written, verbatim=spoken)
 
@@ -174,7 +184,9 @@ def _time(random: Random) -> Value:
 
 
 def _duration(random: Random) -> Value:
-    hours, minutes = random.choice(((0, 20), (0, 30), (0, 45), (0, 50), (1, 0), (1, 15), (1, 30), (1, 45), (2, 0), (2, 30), (3, 0), (4, 0)))
+    hours, minutes = random.choice(
+        ((0, 20), (0, 30), (0, 45), (0, 50), (1, 0), (1, 15), (1, 30), (1, 45), (2, 0), (2, 30), (3, 0), (4, 0))
+    )
     total = 60 * hours + minutes
     said_hours = "1 hour" if hours == 1 else f"{hours} hours"
     said = f"{minutes} minutes" if hours == 0 else said_hours if minutes == 0 else f"{said_hours} {minutes} minutes"

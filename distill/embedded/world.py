@@ -30,8 +30,8 @@ FRAMES: dict[Pool, tuple[str, ...]] = {
         "Hello! Please {x}.", "My plan is to {x}.", "Now {x}.", "It is time to {x}.", "Let me {x}.",
     ),
     "new": (
-        "Kindly {x}.", "I am trying to {x}.", "Is it possible to {x}?", "My friends asked me to {x}.", "Next, {x}.", "{X} for me.", "I'd love to {x}.",
-        "Hey there, {x}.", "Are you able to {x}?", "{X} if you can.", "Today I must {x}.",
+        "Kindly {x}.", "I am trying to {x}.", "Is it possible to {x}?", "My friends asked me to {x}.", "Next, {x}.", "{X} for me.",
+        "I'd love to {x}.", "Hey there, {x}.", "Are you able to {x}?", "{X} if you can.", "Today I must {x}.",
     ),
 }  # fmt: skip
 SECOND_SENTENCES: dict[Pool, tuple[str, ...]] = {
@@ -83,12 +83,16 @@ class WorldRequest:
     calls: tuple[WorldCall, ...]
 
 
-def draw_tool(domain: Domain, concept: Concept, random: Random, *, naming: Naming, spelling: Spelling, all_optional: bool = False) -> WorldTool:
+def draw_tool(
+    domain: Domain, concept: Concept, random: Random, *, naming: Naming, spelling: Spelling, all_optional: bool = False
+) -> WorldTool:
     """One published form of a concept."""
     optional = [key for key in concept.optional if all_optional or random.random() < 0.7]
     keys = [*concept.required, *optional]
     names = _param_names(domain, keys, random, naming)
-    properties: JsonObject = {names[key]: _schema(domain.params[key], key in optional, random, naming, spelling) for key in keys}
+    properties: JsonObject = {
+        names[key]: _schema(domain.params[key], key in optional, random, naming, spelling) for key in keys
+    }
     tool = Tool(
         name=_tool_name(concept, random, naming),
         description=_choose(concept.descriptions, random, naming) + ".",
@@ -146,7 +150,13 @@ def compose(calls: Sequence[WorldCall], random: Random, pool: Pool) -> WorldRequ
 
 
 def draw_tools(
-    domain_names: Sequence[str], count: int, random: Random, *, naming: Naming, spelling: Spelling, concepts: Mapping[str, frozenset[str]] | None = None
+    domain_names: Sequence[str],
+    count: int,
+    random: Random,
+    *,
+    naming: Naming,
+    spelling: Spelling,
+    concepts: Mapping[str, frozenset[str]] | None = None,
 ) -> list[WorldTool]:
     """`count` different tools, mostly of one domain. `concepts` restricts the concepts of a domain by their keys."""
     home = load_domain(random.choice(list(domain_names)))
@@ -175,7 +185,11 @@ def _draw_list(kind: Kind, random: Random, pool: Pool) -> Value:
             break
     spoken = [item.spoken for item in items.values()]
     joined = spoken[0] if len(spoken) == 1 else ", ".join(spoken[:-1]) + f" and {spoken[-1]}"
-    return Value(spoken=joined, written=[item.written for item in items.values()], verbatim=[item.verbatim for item in items.values()])
+    return Value(
+        spoken=joined,
+        written=[item.written for item in items.values()],
+        verbatim=[item.verbatim for item in items.values()],
+    )
 
 
 def _sentence(call: WorldCall, frame: str, random: Random, pool: Pool) -> str:
@@ -244,7 +258,9 @@ def _kind_schema(kind: Kind, spelling: Spelling) -> JsonObject:
     if kind.item is not None:
         return {"type": "array", "items": _kind_schema(kind.item, spelling)}
     if kind.fields_by_name is not None:
-        fields: dict[str, Any] = {name: _kind_schema(field, spelling) for name, field in (kind.fields_by_name or {}).items()}
+        fields: dict[str, Any] = {
+            name: _kind_schema(field, spelling) for name, field in (kind.fields_by_name or {}).items()
+        }
         return {"type": types["object"], "properties": fields}
     return {"type": "string"}
 

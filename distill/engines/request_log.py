@@ -58,7 +58,9 @@ def read_log(log_path: Path) -> dict[str, LoggedAnswer]:
                 completions = tuple(Completion.from_json(completion) for completion in entry["completions"])
                 logged[entry["key"]] = LoggedAnswer(completions=completions)
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{log_path}:{number}: not a logged answer ({error}); remove the line to ask for it again") from None
+                raise DataError(
+                    f"{log_path}:{number}: not a logged answer ({error}); remove the line to ask for it again"
+                ) from None
     return logged
 
 

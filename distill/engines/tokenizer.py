@@ -16,7 +16,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(model_path(name))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"model {name!r}: cannot load its tokenizer ({reason}); give a model's folder or a hub name you can reach") from None
+        raise ConfigError(
+            f"model {name!r}: cannot load its tokenizer ({reason}); give a model's folder or a hub name you can reach"
+        ) from None
     why = why_unusable(tokenizer)
     if why is not None:
         raise ConfigError(f"model {name!r}: {why}")

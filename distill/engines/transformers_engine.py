@@ -33,13 +33,19 @@ def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> Transforme
     tokenizer = load_tokenizer(name)
     path = model_path(name)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"model {name!r}: cannot load its weights ({reason}); give a model's folder or a hub name you can reach") from None
+        raise ConfigError(
+            f"model {name!r}: cannot load its weights ({reason}); give a model's folder or a hub name you can reach"
+        ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = cast(LlamaForCausalLM, loaded.to(device).eval())
-    return TransformersEngine(model=f"{name}@{fingerprint(path)}", network=model, tokenizer=tokenizer, batch_tokens=batch_tokens)
+    return TransformersEngine(
+        model=f"{name}@{fingerprint(path)}", network=model, tokenizer=tokenizer, batch_tokens=batch_tokens
+    )
 
 
 def fingerprint(path: str) -> str:
@@ -81,7 +87,9 @@ class TransformersEngine:
         for request in requests:
             needed = len(request.prompt_ids) + request.max_new_tokens
             if needed > limit:
-                yield Answer(request=request, completions=(), error=f"needs {needed} tokens, the model's context is {limit}")
+                yield Answer(
+                    request=request, completions=(), error=f"needs {needed} tokens, the model's context is {limit}"
+                )
             else:
                 fitting.append(request)
         for batch in _batches(fitting, self.batch_tokens):
@@ -91,7 +99,11 @@ class TransformersEngine:
         """Nothing is held outside this object."""
 
     def _answer(self, batch: Sequence[Request]) -> Iterator[Answer]:
-        rows = [Row(request, sample, _generator(request, sample)) for request in batch for sample in range(request.num_samples)]
+        rows = [
+            Row(request, sample, _generator(request, sample))
+            for request in batch
+            for sample in range(request.num_samples)
+        ]
         self._decode(rows)
         by_request: dict[str, list[Completion]] = {}
         for row in rows:
@@ -103,18 +115,30 @@ class TransformersEngine:
     def _decode(self, rows: Sequence[Row]) -> None:
         device = self.network.device
         stops = torch.tensor(stop_ids(self.tokenizer), device=device)
-        input_ids_BT, attention_BT = _left_padded([row.request.prompt_ids for row in rows], self.tokenizer.pad_token_id or 0, device)
+        input_ids_BT, attention_BT = _left_padded(
+            [row.request.prompt_ids for row in rows], self.tokenizer.pad_token_id or 0, device
+        )
         position_ids_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.network.config)
         active = list(rows)
         while active:
-            logits_BV = self.network(
-                input_ids=input_ids_BT, attention_mask=attention_BT, position_ids=position_ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits[:, -1].float()  # fmt: skip
+            output = self.network(
+                input_ids=input_ids_BT,
+                attention_mask=attention_BT,
+                position_ids=position_ids_BT,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits_BV = output.logits[:, -1].float()
             next_B = _choose(logits_BV, active)
             for row, token in zip(active, next_B.tolist(), strict=True):
                 row.ids.append(token)
-            going = [index for index, row in enumerate(active) if row.ids[-1] not in stops and len(row.ids) < row.request.max_new_tokens]
+            going = [
+                index
+                for index, row in enumerate(active)
+                if row.ids[-1] not in stops and len(row.ids) < row.request.max_new_tokens
+            ]
             if len(going) < len(active):
                 active = [active[index] for index in going]
                 kept = torch.tensor(going, device=device, dtype=torch.long)

@@ -31,7 +31,9 @@ def read_bedrock_jsonl(path: Path, *, name: str) -> Iterator[BedrockRecord | Rej
     try:
         handle = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot read the prompt file ({error.strerror}); give the path of a Bedrock JSONL file") from None
+        raise DataError(
+            f"{path}: cannot read the prompt file ({error.strerror}); give the path of a Bedrock JSONL file"
+        ) from None
     with handle:
         for number, line in enumerate(handle, start=1):
             if line.strip():
@@ -66,7 +68,9 @@ def _record(value: dict[str, Any], source: Source) -> BedrockRecord:
     if extra:
         raise _Bad("extra_field", f"unknown field {extra[0]!r}; allowed are schemaVersion, system, messages")
     if value.get("schemaVersion") != SCHEMA_VERSION:
-        raise _Bad("bad_schema_version", f"schemaVersion is {value.get('schemaVersion')!r}; expected {SCHEMA_VERSION!r}")
+        raise _Bad(
+            "bad_schema_version", f"schemaVersion is {value.get('schemaVersion')!r}; expected {SCHEMA_VERSION!r}"
+        )
     system = _system(value)
     turns = [_turn(turn) for turn in _turns(value)]
     roles = [turn.role for turn in turns]
@@ -83,7 +87,9 @@ def _system(value: dict[str, Any]) -> tuple[Message, ...]:
     if "system" not in value:
         return ()
     blocks = value["system"]
-    if not (isinstance(blocks, list) and len(blocks) == 1 and isinstance(blocks[0], dict) and blocks[0].keys() == {"text"}):
+    if not (
+        isinstance(blocks, list) and len(blocks) == 1 and isinstance(blocks[0], dict) and blocks[0].keys() == {"text"}
+    ):
         raise _Bad("bad_system", 'system must be a list of exactly one {"text": ...}')
     return (Message("system", _text(blocks[0]["text"], "system")),)
 

@@ -57,7 +57,9 @@ def find_tools(messages: Sequence[Message]) -> FoundTools:
                 if _is_too_deep(value):
                     raise ToolsProblem("bad_tool_json", f"the tool list is nested deeper than {MAX_DEPTH} levels")
                 tools = tuple(_tool(item) for item in value)
-                return FoundTools(tools=tools, span=_span(tools, value, message.content[start : start + length], index, start))
+                return FoundTools(
+                    tools=tools, span=_span(tools, value, message.content[start : start + length], index, start)
+                )
     if broken:
         raise ToolsProblem("bad_tool_json", "the tool list is not valid JSON")
     raise ToolsProblem("no_tools", "no JSON array of tools with name and parameters in the system or user text")
@@ -65,12 +67,21 @@ def find_tools(messages: Sequence[Message]) -> FoundTools:
 
 def render_tools(tools: Sequence[Tool], span: ToolsSpan) -> str:
     """The tool list as text in the layout of `span`."""
-    plain: list[JsonObject] = [{"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools]
+    plain: list[JsonObject] = [
+        {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools
+    ]
     wrapped: Any = [{"type": "function", "function": item} for item in plain] if span.wrapped else plain
-    return json.dumps(wrapped, indent=span.indent, separators=(span.item_separator, span.key_separator), ensure_ascii=span.ensure_ascii)
+    return json.dumps(
+        wrapped,
+        indent=span.indent,
+        separators=(span.item_separator, span.key_separator),
+        ensure_ascii=span.ensure_ascii,
+    )
 
 
-def replace_tools(messages: Sequence[Message], tools: Sequence[Tool], span: ToolsSpan) -> tuple[tuple[Message, ...], ToolsSpan]:
+def replace_tools(
+    messages: Sequence[Message], tools: Sequence[Tool], span: ToolsSpan
+) -> tuple[tuple[Message, ...], ToolsSpan]:
     """The messages with another tool list in the span's place, nothing else changed, and the new list's span."""
     text = render_tools(tools, span)
     old = messages[span.message_index]
@@ -103,13 +114,22 @@ def _candidates(text: str) -> Iterator[int]:
 
 
 def _looks_like_tools(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and _is_tool(_unwrapped(item)) for item in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and _is_tool(_unwrapped(item)) for item in value)
+    )
 
 
 def _is_too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for item in level if isinstance(item, dict | list) for child in (item.values() if isinstance(item, dict) else item)]
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
         if not level:
             return False
     return True
@@ -139,4 +159,3 @@ def _span(tools: Sequence[Tool], value: list[dict[str, Any]], text: str, index: 
             if render_tools(tools, span) == text:
                 return span
     return None
-

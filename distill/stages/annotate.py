@@ -52,7 +52,9 @@ def _inputs(run: Path, config: Config) -> dict[str, JsonValue]:
         "prompts": stage_hash(run, "prompts"),
         "run.seed": config.run.seed,
         "teacher.model": config.teacher.model,
-        "teacher.weights": fingerprint(model_path(config.teacher.model)) if config.teacher.engine == "transformers" else None,
+        "teacher.weights": fingerprint(model_path(config.teacher.model))
+        if config.teacher.engine == "transformers"
+        else None,
         "teacher.engine": config.teacher.engine,
         "teacher.dtype": config.teacher.dtype if config.teacher.engine == "transformers" else None,
         "annotate.num_samples": config.annotate.num_samples,
@@ -100,7 +102,9 @@ def _annotations(prompt: Prompt, answer: Answer, model: str) -> list[Annotation]
 def _check_error_rate(rejects: Sequence[Reject], num_prompts: int, config: Config) -> None:
     if len(rejects) <= config.annotate.max_error_rate * num_prompts:
         return
-    reasons = "; ".join(f"{count} x {detail}" for detail, count in Counter(reject.detail for reject in rejects).most_common(3))
+    reasons = "; ".join(
+        f"{count} x {detail}" for detail, count in Counter(reject.detail for reject in rejects).most_common(3)
+    )
     message = (
         f"the teacher failed on {len(rejects)} of {num_prompts} prompts, more than annotate.max_error_rate allows: {reasons}. "
         "What it did answer is kept; mend the cause and start again"

@@ -31,7 +31,10 @@ def run_augment(run: Path, config: Config, *, redo: bool) -> None:
     seeds = [example for example in read_rows(run / "curate" / "rows.jsonl", Example) if example.split == "train"]
     pools = build_pools(seeds)
     methods: dict[str, tuple[int, Method]] = {
-        "values": (config.augment.values, lambda example, random, seed: replace_values(example, pools, random, seed=seed)),
+        "values": (
+            config.augment.values,
+            lambda example, random, seed: replace_values(example, pools, random, seed=seed),
+        ),
         "rename": (config.augment.rename, lambda example, random, seed: rename_tools(example, random, seed=seed)),
     }
     rows: dict[str, Example] = {example.id: example for example in seeds}
@@ -84,7 +87,9 @@ def _make(example: Example, name: str, index: int, method: Method, run_seed: int
 
 
 def _reject(example: Example, method: str, reason: str, detail: str) -> Reject:
-    return Reject(id=content_id(example.id, method, reason, detail), reason=reason, detail=f"{method}: {detail}", source=None)
+    return Reject(
+        id=content_id(example.id, method, reason, detail), reason=reason, detail=f"{method}: {detail}", source=None
+    )
 
 
 def _request_key(example: Example) -> str:
@@ -94,8 +99,14 @@ def _request_key(example: Example) -> str:
 def _capped(examples: Sequence[Example], limit: int) -> tuple[list[Example], list[Reject]]:
     """The originals, then new examples in an order that is random but fixed, up to the limit."""
     originals = [example for example in examples if example.lineage is None]
-    new = sorted((example for example in examples if example.lineage is not None), key=lambda example: content_id("cap", example.id))
+    new = sorted(
+        (example for example in examples if example.lineage is not None),
+        key=lambda example: content_id("cap", example.id),
+    )
     ordered = [*originals, *new]
     detail = f"augment.max_examples is {limit}"
-    over = [_reject(example, example.lineage.method if example.lineage else "original", "over_limit", detail) for example in ordered[limit:]]
+    over = [
+        _reject(example, example.lineage.method if example.lineage else "original", "over_limit", detail)
+        for example in ordered[limit:]
+    ]
     return ordered[:limit], over

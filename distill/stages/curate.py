@@ -13,7 +13,18 @@ from distill.calls.parse import ParseError, parse_calls
 from distill.calls.render import render_calls
 from distill.calls.schema import why_invalid
 from distill.config import Config
-from distill.records import Annotation, Category, Completion, DataError, Example, JsonValue, Prompt, Reject, ToolCall, content_id
+from distill.records import (
+    Annotation,
+    Category,
+    Completion,
+    DataError,
+    Example,
+    JsonValue,
+    Prompt,
+    Reject,
+    ToolCall,
+    content_id,
+)
 from distill.run_dir import finish_stage, read_rows, set_state, stage_hash, start_stage, write_stage_rows
 
 LOOKS_LIKE_CALLS = re.compile(r"^\s*[\[{<]|\w\s*\(|```")
@@ -76,7 +87,10 @@ def curate_prompt(prompt: Prompt, completions: Sequence[Completion], *, min_agre
     if len(votes) > 1 and votes[0][1] == votes[1][1]:
         return reject("tie", f"{len(readings)} completions, the first two answers with {votes[0][1]} each")
     if agreement < min_agreement:
-        return reject("low_agreement", f"{votes[0][1]} of {len(readings)} completions agree; curate.min_agreement is {min_agreement}")
+        return reject(
+            "low_agreement",
+            f"{votes[0][1]} of {len(readings)} completions agree; curate.min_agreement is {min_agreement}",
+        )
     chosen = next(reading for reading in usable if canonical_key(reading.calls) == votes[0][0])
     return Example(
         id=content_id(prompt.id, chosen.reply), prompt_id=prompt.id, split=prompt.split, messages=prompt.messages, tools=prompt.tools,
@@ -119,4 +133,6 @@ def category_of(num_tools: int, calls: Sequence[ToolCall]) -> Category:
 def _disagrees(example: Example, prompt: Prompt) -> bool:
     if prompt.expected_calls is None:
         return False
-    return match(example.calls, prompt.expected_calls, tools=prompt.tools, category=prompt.category).verdict != "correct"
+    return (
+        match(example.calls, prompt.expected_calls, tools=prompt.tools, category=prompt.category).verdict != "correct"
+    )

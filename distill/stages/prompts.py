@@ -53,7 +53,9 @@ def run_prompts(run: Path, config: Config, *, redo: bool) -> None:
 def _why_none(rejects: Sequence[Reject]) -> str:
     if not rejects:
         return "the files are empty, a prompt is one line of JSON in the form bedrock-conversation-2024"
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(reject.reason for reject in rejects).most_common())
+    reasons = ", ".join(
+        f"{count} x {reason}" for reason, count in Counter(reject.reason for reject in rejects).most_common()
+    )
     first = next(reject for reject in rejects if reject.source)
     assert first.source is not None
     return f"{reasons}. The first: {first.source.path}:{first.source.line}: {first.detail}"
@@ -68,7 +70,9 @@ def _inputs(config: Config) -> dict[str, JsonValue]:
     for split, test_set, path, answers in _files(config):
         for name in (path, *([answers] if answers else [])):
             if not Path(name).is_file():
-                raise ConfigError(f"prompts: {name}: no such file; give the path of a {'BFCL answer' if name == answers else 'Bedrock JSONL'} file")
+                raise ConfigError(
+                    f"prompts: {name}: no such file; give the path of a {'BFCL answer' if name == answers else 'Bedrock JSONL'} file"
+                )
             inputs[f"{test_set or split}: {name}"] = file_hash(Path(name))
     return inputs
 
@@ -82,7 +86,12 @@ def _files(config: Config) -> list[tuple[Split, str | None, str, str | None]]:
 
 
 def _read(
-    path: Path, split: Split, test_set: str | None, answers: str | None, tokenizer: PreTrainedTokenizerFast, config: Config
+    path: Path,
+    split: Split,
+    test_set: str | None,
+    answers: str | None,
+    tokenizer: PreTrainedTokenizerFast,
+    config: Config,
 ) -> Iterator[Prompt | Reject]:
     expected = _read_answers(Path(answers)) if answers else None
     position = 0
@@ -90,7 +99,9 @@ def _read(
         gold = None
         if expected is not None:
             if position >= len(expected):
-                raise DataError(f"{answers}: {len(expected)} answers for more records in {path}; line k answers record k")
+                raise DataError(
+                    f"{answers}: {len(expected)} answers for more records in {path}; line k answers record k"
+                )
             gold = expected[position]
         position += 1
         yield result if isinstance(result, Reject) else _check(result, split, test_set, gold, tokenizer, config)
@@ -99,7 +110,12 @@ def _read(
 
 
 def _check(
-    record: BedrockRecord, split: Split, test_set: str | None, gold: tuple[ExpectedCall, ...] | None, tokenizer: PreTrainedTokenizerFast, config: Config
+    record: BedrockRecord,
+    split: Split,
+    test_set: str | None,
+    gold: tuple[ExpectedCall, ...] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    config: Config,
 ) -> Prompt | Reject:
     """The prompt that a record holds, or why it cannot be used."""
     identity = content_id(*[[message.role, message.content] for message in record.messages])
@@ -116,7 +132,9 @@ def _check(
         return reject("bad_tool_schema", why)
     num_tokens = len(prompt_ids(record.messages, tokenizer))
     if num_tokens > config.prompts.max_prompt_tokens:
-        return reject("too_long", f"{num_tokens} tokens, prompts.max_prompt_tokens is {config.prompts.max_prompt_tokens}")
+        return reject(
+            "too_long", f"{num_tokens} tokens, prompts.max_prompt_tokens is {config.prompts.max_prompt_tokens}"
+        )
     expected = gold
     if expected is None and record.reply is not None:
         try:
@@ -126,9 +144,17 @@ def _check(
         except DataError as error:
             return reject("invalid_answer", str(error))
     return Prompt(
-        id=identity, messages=record.messages, tools=found.tools, tools_span=found.span, category=_category(len(found.tools), expected),
-        group=_group(record, found.tools, config.prompts.split), split=split, test_set=test_set, expected_calls=expected, source=record.source,
-    )  # fmt: skip
+        id=identity,
+        messages=record.messages,
+        tools=found.tools,
+        tools_span=found.span,
+        category=_category(len(found.tools), expected),
+        group=_group(record, found.tools, config.prompts.split),
+        split=split,
+        test_set=test_set,
+        expected_calls=expected,
+        source=record.source,
+    )
 
 
 def _expected_of_reply(reply: str, tools: Sequence[Tool]) -> tuple[ExpectedCall, ...]:
@@ -208,7 +234,9 @@ def _read_answers(path: Path) -> list[tuple[ExpectedCall, ...]]:
         try:
             answers.append(tuple(_expected_call(call) for call in _listed(json.loads(line)["ground_truth"])))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f'{path}:{number}: expected {{"id": ..., "ground_truth": [{{name: {{parameter: [values]}}}}]}} ({error})') from None
+            raise DataError(
+                f'{path}:{number}: expected {{"id": ..., "ground_truth": [{{name: {{parameter: [values]}}}}]}} ({error})'
+            ) from None
     return answers
 
 

@@ -20,7 +20,11 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_every_record_is_accepted_and_its_tools_are_found_with_their_layout(tmp_path: Path) -> None:
     write_customer_files(tmp_path, seed=0)
-    for name, count in (("train", NUM_TRAIN), ("same_tools", 2 * NUM_TEST_PER_CATEGORY), ("new_tools", 2 * NUM_TEST_PER_CATEGORY)):
+    for name, count in (
+        ("train", NUM_TRAIN),
+        ("same_tools", 2 * NUM_TEST_PER_CATEGORY),
+        ("new_tools", 2 * NUM_TEST_PER_CATEGORY),
+    ):
         records = list(read_bedrock_jsonl(tmp_path / f"{name}.jsonl", name=name))
         assert len(records) == count
         for record in records:
@@ -40,5 +44,8 @@ def test_bfcl_shapes_belong_together(tmp_path: Path) -> None:
 
 def test_test_requests_were_never_in_training(tmp_path: Path) -> None:
     write_customer_files(tmp_path, seed=0)
-    said = {name: {json.loads(line)["messages"][0]["content"][0]["text"] for line in (tmp_path / f"{name}.jsonl").open()} for name in ("train", "same_tools")}
+    said = {
+        name: {json.loads(line)["messages"][0]["content"][0]["text"] for line in (tmp_path / f"{name}.jsonl").open()}
+        for name in ("train", "same_tools")
+    }
     assert not said["train"] & said["same_tools"]

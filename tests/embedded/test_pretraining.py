@@ -48,13 +48,22 @@ def test_shared_prefix_rows_give_the_losses_of_separate_conversations(tokenizer:
 
 
 @pytest.mark.parametrize("step", [0, 500, 1000])
-def test_rows_depend_on_seed_and_step_alone_and_train_whole_replies(tokenizer: PreTrainedTokenizerFast, step: int) -> None:
+def test_rows_depend_on_seed_and_step_alone_and_train_whole_replies(
+    tokenizer: PreTrainedTokenizerFast, step: int
+) -> None:
     rows = pretrain.draw_rows("student", tokenizer, step, Random("1"))
     again = pretrain.draw_rows("student", tokenizer, step, Random("1"))
     assert torch.equal(rows.input_ids_BT, again.input_ids_BT)
     assert rows.input_ids_BT.numel() == pretrain.TOKENS_PER_STEP
     ends = rows.target_BT[rows.weight_BT == 1].tolist().count(tokenizer.convert_tokens_to_ids("<|eot_id|>"))
-    replies = len({(row, int(g), int(b)) for row in range(len(rows.group_BT)) for g, b in zip(rows.group_BT[row], rows.branch_BT[row], strict=True) if b > 0})
+    replies = len(
+        {
+            (row, int(g), int(b))
+            for row in range(len(rows.group_BT))
+            for g, b in zip(rows.group_BT[row], rows.branch_BT[row], strict=True)
+            if b > 0
+        }
+    )
     assert ends == replies
 
 

@@ -74,7 +74,13 @@ def test_gold_calls_rendered_parsed_and_matched_are_correct(seed: int) -> None:
     random = Random(seed)
     pool = random.choice(("seen", "new"))
     name = random.choice(ALL)
-    tools = draw_tools((name,), random.randint(1, 4), random, naming=random.choice(("varied", "coined", "first")), spelling=random.choice(("bfcl", "json_schema")))
+    tools = draw_tools(
+        (name,),
+        random.randint(1, 4),
+        random,
+        naming=random.choice(("varied", "coined", "first")),
+        spelling=random.choice(("bfcl", "json_schema")),
+    )
     calls = [draw_call(random.choice(tools), random, pool) for _ in range(random.randint(1, 3))]
     request = compose(calls, random, pool)
     plain = [tool.tool for tool in tools]

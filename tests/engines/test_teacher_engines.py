@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,22 +39,31 @@ def config_path(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_annotations_in_process_and_from_vllm_are_equal_at_temperature_zero(config_path: Path, tmp_path: Path, start_vllm: StartVllm) -> None:
+def test_annotations_in_process_and_from_vllm_are_equal_at_temperature_zero(
+    config_path: Path, tmp_path: Path, start_vllm: StartVllm
+) -> None:
     server = start_vllm(Path(model_path("embedded:teacher")), "--dtype", "float32", "--enforce-eager")
     here = load_config(config_path)
-    settings = ["teacher.engine=server", f"teacher.base_url={server.base_url}", f"teacher.model={server.model}", "teacher.tokenizer=embedded:teacher"]
+    settings = [
+        "teacher.engine=server",
+        f"teacher.base_url={server.base_url}",
+        f"teacher.model={server.model}",
+        "teacher.tokenizer=embedded:teacher",
+    ]
     there = load_config(config_path, [*settings, f"run.dir={tmp_path / 'server'}"])
     for config in (here, there):
         run_prompts(Path(config.run.dir), config, redo=False)
         run_annotate(Path(config.run.dir), config, redo=False)
-    rows = [[row for row in read_rows(Path(config.run.dir) / "annotate" / "rows.jsonl", Annotation)] for config in (here, there)]
+    rows = [list(read_rows(Path(config.run.dir) / "annotate" / "rows.jsonl", Annotation)) for config in (here, there)]
     assert len(rows[0]) == 60
     assert [row.completion for row in rows[0]] == [row.completion for row in rows[1]]
 
 
 @pytest.mark.slow
 def test_the_embedded_teacher_does_its_other_jobs_in_the_asked_form() -> None:
-    tools = '[{"name": "find_films", "description": "Find films.", "parameters": {"type": "dict", "properties": {"director": {"type": "string", "description": "Director of the film"}}, "required": ["director"]}}]'
+    director = {"type": "string", "description": "Director of the film"}
+    parameters = {"type": "dict", "properties": {"director": director}, "required": ["director"]}
+    tools = json.dumps([{"name": "find_films", "description": "Find films.", "parameters": parameters}])
     request = "Please find films directed by Nora Lund."
     user = {
         "new_request": "Write a new request.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,12 +11,12 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from distill.embedded.tokenizer import train_tokenizer
-from distill.records import Example, Message, Tool, ToolCall, content_id
-from distill.run_dir import finish_stage, start_stage, write_stage_rows
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from distill.embedded.tokenizer import train_tokenizer
+from distill.records import Example, Message, Tool, ToolCall, content_id
+from distill.run_dir import finish_stage, start_stage, write_stage_rows
 from distill.training.examples import TrainingExample, tokenise
 from distill.training.student import attach_adapter, load_student
 
@@ -82,7 +81,7 @@ def training_examples(examples: list[Example], tokenizer: PreTrainedTokenizerFas
     return kept
 
 
-@pytest.fixture()
+@pytest.fixture
 def fresh_model(student_folder: Path) -> Callable[..., PeftModel]:
     def make(*, dtype: Any = "float32", dropout: float = 0.0) -> PeftModel:
         model = attach_adapter(load_student(str(student_folder), dtype=dtype), rank=4, alpha=8, dropout=dropout, seed=1)
@@ -92,7 +91,7 @@ def fresh_model(student_folder: Path) -> Callable[..., PeftModel]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_run(tmp_path: Path, student_folder: Path, examples: list[Example]) -> MakeRun:
     """Writes a run with finished `curate` and `augment`, and its configuration; returns the configuration's path."""
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from distill.chat import stop_ids
-from distill.records import Example
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from distill.chat import stop_ids
+from distill.records import Example
 from distill.training.batches import collate, deal, examples_of_step
 from distill.training.examples import TrainingExample, tokenise
 from distill.training.schedule import learning_rate_at

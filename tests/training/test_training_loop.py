@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from distill.records import DataError
 from peft import PeftModel
 from torch import Tensor
 
+from distill.records import DataError
 from distill.training.checkpoint import read_checkpoint, steps_done
 from distill.training.examples import TrainingExample
 from distill.training.loop import (

@@ -16,9 +16,9 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from distill.run_dir import file_hash, read_json
 from safetensors.torch import load_file
 
+from distill.run_dir import file_hash, read_json
 from distill.training.checkpoint import steps_done
 from distill.training.loop import CHECKPOINT, METRICS
 
@@ -50,7 +50,7 @@ def _losses(run: Path) -> list[tuple[int, float, float | None]]:
     return [(line["step"], line["loss"], line["validation_loss"]) for line in lines]
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(make_run: MakeRun) -> None:
     """A batch of five is dealt unevenly, and with so small micro-batches one process has fewer of them than the other."""
     one, two = (make_run(name, max_steps=5, batch_size=5, micro_batch_tokens=512) for name in ("one", "two"))
@@ -73,7 +73,7 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun) -> None:
         }  # fmt: skip
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_a_killed_run_started_again_ends_like_an_uninterrupted_one(make_run: MakeRun) -> None:
     whole, killed = (make_run(name, max_steps=60, checkpoint_every=7, lora_dropout=0.1) for name in ("whole", "killed"))
     checkpoint = killed.with_suffix("") / STUDENT / CHECKPOINT
@@ -95,7 +95,7 @@ def test_a_killed_run_started_again_ends_like_an_uninterrupted_one(make_run: Mak
     assert [step for step, *_ in _losses(killed.with_suffix(""))] == list(range(1, 61))
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [[sys.executable], [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]]
 )

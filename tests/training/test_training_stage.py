@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from distill.config import Config, ConfigError, load_config
-from distill.records import DataError, Example, Message, Reject
-from distill.run_dir import file_hash, read_json, read_rows
-from distill.stages.train import run_train
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from distill.config import Config, ConfigError, load_config
+from distill.records import DataError, Example, Message, Reject
+from distill.run_dir import file_hash, read_json, read_rows
+from distill.stages.train import run_train
 from distill.training.loop import CHECKPOINT, METRICS
 
 MakeRun = Callable[..., Path]

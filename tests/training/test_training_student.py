@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from distill.chat import stop_ids
-from distill.config import ConfigError
-from distill.records import DataError
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+from distill.chat import stop_ids
+from distill.config import ConfigError
+from distill.records import DataError
 from distill.training.examples import TrainingExample
 from distill.training.student import MERGE_TOLERANCES, Dtype, attach_adapter, check_student, load_student, save_student
 
