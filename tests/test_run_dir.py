@@ -14,8 +14,22 @@ import pytest
 from distill.config import ConfigError
 from distill.records import DataError, Message, Reject, Source
 from distill.run_dir import (
-    STAGES, Progress, atomic_file, file_hash, finish_stage, locked, read_json, read_rows, read_status, require_stage, set_state, stage_hash,
-    start_stage, write_json, write_rows, write_stage_rows,
+    STAGES,
+    Progress,
+    atomic_file,
+    file_hash,
+    finish_stage,
+    locked,
+    read_json,
+    read_rows,
+    read_status,
+    require_stage,
+    set_state,
+    stage_hash,
+    start_stage,
+    write_json,
+    write_rows,
+    write_stage_rows,
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +37,9 @@ ROWS = [Message("user", text) for text in ("plain", "line\u2028separator\x85 and
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
 
 
 def complete(run: Path, inputs: dict[str, Any], rows: list[Message]) -> None:
@@ -82,7 +98,9 @@ def test_the_same_inputs_are_up_to_date_and_others_are_named(tmp_path: Path) -> 
     before = file_hash(tmp_path / "curate")
     assert not start_stage(tmp_path, "curate", {"curate.min_agreement": 0.5, "prompts": "abc", "gone": 1}, redo=False)
     with pytest.raises(ConfigError) as caught:
-        start_stage(tmp_path, "curate", {"curate.min_agreement": 0.7, "prompts": "abc", "new": None, "more": 2}, redo=False)
+        start_stage(
+            tmp_path, "curate", {"curate.min_agreement": 0.7, "prompts": "abc", "new": None, "more": 2}, redo=False
+        )
     message = str(caught.value)
     assert "curate.min_agreement: was 0.5, now 0.7" in message
     assert "gone: was 1, now null" in message and "more: was null, now 2" in message
@@ -148,8 +166,14 @@ def test_a_manifest_is_the_same_whenever_it_is_written_and_says_what_it_is_of(tm
     one, two = (read_json(tmp_path / name / "curate" / "manifest.json") for name in ("one", "two"))
     assert one == two == require_stage(tmp_path / "one", "curate")
     assert one["inputs"] == {"a": 1} and one["counts"] == {"rows": 4}
-    assert one["outputs"] == {name: file_hash(tmp_path / "one" / "curate" / name) for name in ("rows.jsonl", "rejects.jsonl")}
-    assert stage_hash(tmp_path / "one", "curate") == stage_hash(tmp_path / "two", "curate") != stage_hash(tmp_path / "other", "curate")
+    assert one["outputs"] == {
+        name: file_hash(tmp_path / "one" / "curate" / name) for name in ("rows.jsonl", "rejects.jsonl")
+    }
+    assert (
+        stage_hash(tmp_path / "one", "curate")
+        == stage_hash(tmp_path / "two", "curate")
+        != stage_hash(tmp_path / "other", "curate")
+    )
 
 
 def test_an_unfinished_stage_cannot_be_read_from(tmp_path: Path) -> None:

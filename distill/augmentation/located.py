@@ -59,13 +59,10 @@ class Located:
 
 def locate(request: str, value: JsonValue) -> Located | None:
     """Where the request says `value`, if it says it exactly once in a form known here."""
-    if (
-        isinstance(value, int)
-        and 0 <= value < len(NUMBER_WORDS)
-        and re.search(rf"\b{NUMBER_WORDS[value]}\b", request, re.IGNORECASE)
-    ):
-        return None  # in "two seats for 2 hours" the digit says something else
-    return _one(places(request, value))
+    only = _one(places(request, value))
+    if only is None or request[only.start : only.end].lower() in NUMBER_WORDS:
+        return None  # "one" may be a pronoun
+    return only
 
 
 def places(request: str, value: JsonValue) -> list[Located]:
@@ -73,11 +70,13 @@ def places(request: str, value: JsonValue) -> list[Located]:
     if value is None or isinstance(value, bool | list | dict):
         return []
     found = _spans(request, _as_text(value), _as_text)
+    if isinstance(value, int) and 0 <= value < len(NUMBER_WORDS):
+        found += _spans(request.lower(), NUMBER_WORDS[value], _as_text)
     if isinstance(value, str) and ISO_DATE.fullmatch(value):
         found += _date_spans(request, value)
     if isinstance(value, str) and CLOCK.fullmatch(value):
         found += _clock_spans(request, value)
-    return found
+    return [item for item in found if not any(_is_part(item, other) for other in found)]
 
 
 def _as_text(value: JsonValue) -> str:
@@ -90,6 +89,11 @@ def _spans(request: str, text: str, say: Say) -> list[Located]:
         return []
     pattern = re.compile(rf"(?<![\w-])(?<!\d[.,:]){re.escape(text)}(?![\w-])(?![.,:]\d)")
     return [Located(found.start(), found.end(), say) for found in pattern.finditer(request)]
+
+
+def _is_part(item: Located, other: Located) -> bool:
+    """Whether `other` says more words, as "10:30 am" does than "10:30"."""
+    return other.start <= item.start and item.end <= other.end and other.end - other.start > item.end - item.start
 
 
 def _one(found: list[Located]) -> Located | None:

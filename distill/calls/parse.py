@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeAlias
 
 from distill.calls.bfcl_python import decode_python_calls
@@ -17,12 +18,14 @@ from distill.calls.json_forms import (
 from distill.calls.strict_python import read_python_calls
 from distill.records import ToolCall
 
-__all__ = ["CALL_FORMATS", "CallFormat", "ParseError", "ParseMode", "ParseReason", "parse_calls"]
+__all__ = ["CALL_FORMATS", "CallFormat", "ParseError", "ParseMode", "ParseReason", "looks_like_calls", "parse_calls"]
 
 CallFormat: TypeAlias = Literal["pythonic", "llama_json", "function_tag", "hermes"]
 ParseMode: TypeAlias = Literal["bfcl", "strict"]
 
 CALL_FORMATS: tuple[CallFormat, ...] = ("pythonic", "llama_json", "function_tag", "hermes")
+
+_ATTEMPT = re.compile(r"^\s*[\[{<]|\w\(|```")
 
 _READERS = {
     ("bfcl", "pythonic"): decode_python_calls,
@@ -60,3 +63,8 @@ def parse_calls(text: str, *, mode: ParseMode, call_format: CallFormat = "python
     except RecursionError:
         # Only where the caller's own stack is nearly used up: MAX_DEPTH leaves room on a fresh one.
         raise too_deep(0) from None
+
+
+def looks_like_calls(text: str) -> bool:
+    """Whether `text` tries to be calls, well-formed or not. A refusal or a question in plain words does not."""
+    return _ATTEMPT.search(text) is not None

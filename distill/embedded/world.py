@@ -14,7 +14,7 @@ from typing import Any, Literal
 from distill.embedded import values
 from distill.embedded.domains import Concept, Domain, Kind, Param, load_domain
 from distill.embedded.values import Pool, Value
-from distill.records import JsonObject, Tool
+from distill.records import JsonObject, JsonValue, Tool
 
 Naming = Literal["varied", "coined", "first"]
 Spelling = Literal["bfcl", "json_schema"]
@@ -46,12 +46,16 @@ JOINTS: dict[Pool, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class WorldTool:
-    """A concept as one developer would publish it. `names` maps parameter keys to the names in `tool.parameters`."""
+    """A concept as one developer would publish it.
+
+    `names` maps parameter keys to the names in `tool.parameters`, `members` the enum members of the domain to those published.
+    """
 
     tool: Tool
     domain: Domain
     concept: Concept
     names: Mapping[str, str]
+    members: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,16 @@ class WorldCall:
             default = self.world_tool.domain.params[key].default
             if key in self.values:
                 value = self.values[key]
-                arguments[name] = value.written if normalised else value.verbatim
+                arguments[name] = self._published(value.written) if normalised else value.verbatim
             elif states_defaults and default is not None:
-                arguments[name] = default
+                arguments[name] = self._published(default)
         return arguments
+
+    def _published(self, value: JsonValue) -> JsonValue:
+        members = self.world_tool.members
+        if isinstance(value, list):
+            return [self._published(item) for item in value]
+        return members.get(value, value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +100,9 @@ def draw_tool(
     optional = [key for key in concept.optional if all_optional or random.random() < 0.7]
     keys = [*concept.required, *optional]
     names = _param_names(domain, keys, random, naming)
+    members = _coined_members(domain, keys, random) if naming == "coined" else {}
     properties: JsonObject = {
-        names[key]: _schema(domain.params[key], key in optional, random, naming, spelling) for key in keys
+        names[key]: _schema(domain.params[key], key in optional, random, naming, spelling, members) for key in keys
     }
     tool = Tool(
         name=_tool_name(concept, random, naming),
@@ -102,7 +113,7 @@ def draw_tool(
             "required": [names[key] for key in concept.required],
         },
     )
-    return WorldTool(tool=tool, domain=domain, concept=concept, names=names)
+    return WorldTool(tool=tool, domain=domain, concept=concept, names=names, members=members)
 
 
 def draw_call(world_tool: WorldTool, random: Random, pool: Pool) -> WorldCall:
@@ -237,15 +248,30 @@ def _param_names(domain: Domain, keys: Sequence[str], random: Random, naming: Na
     return names
 
 
-def _schema(param: Param, optional: bool, random: Random, naming: Naming, spelling: Spelling) -> JsonObject:
-    schema = _kind_schema(param.value, spelling)
-    schema["description"] = _choose(param.descriptions, random, naming) + _enum_hint(param.value)
+def _coined_members(domain: Domain, keys: Sequence[str], random: Random) -> dict[str, str]:
+    """Other spellings for every enum member of the parameters, codes as developers choose them."""
+    members: dict[str, str] = {}
+    for key in keys:
+        kind = domain.params[key].value
+        for member in (kind.item or kind).enum or {}:
+            word = values.coined_word(random, random.choice((1, 2)))
+            code = random.choice((word, word.upper(), word[:3].upper() + str(random.randint(1, 99))))
+            if code not in members.values():
+                members[member] = code
+    return members
+
+
+def _schema(
+    param: Param, optional: bool, random: Random, naming: Naming, spelling: Spelling, members: Mapping[str, str]
+) -> JsonObject:
+    schema = _kind_schema(param.value, spelling, members)
+    schema["description"] = _choose(param.descriptions, random, naming) + _enum_hint(param.value, members)
     if optional and param.default is not None:
-        schema["default"] = param.default
+        schema["default"] = members.get(str(param.default), param.default)
     return schema
 
 
-def _kind_schema(kind: Kind, spelling: Spelling) -> JsonObject:
+def _kind_schema(kind: Kind, spelling: Spelling, members: Mapping[str, str]) -> JsonObject:
     types = TYPES[spelling]
     if kind.named == "bool":
         return {"type": "boolean"}
@@ -254,23 +280,24 @@ def _kind_schema(kind: Kind, spelling: Spelling) -> JsonObject:
     if kind.float_range is not None:
         return {"type": types["float"]}
     if kind.enum is not None:
-        return {"type": "string", "enum": list(kind.enum)}
+        return {"type": "string", "enum": [members.get(member, member) for member in kind.enum]}
     if kind.item is not None:
-        return {"type": "array", "items": _kind_schema(kind.item, spelling)}
+        return {"type": "array", "items": _kind_schema(kind.item, spelling, members)}
     if kind.fields_by_name is not None:
         fields: dict[str, Any] = {
-            name: _kind_schema(field, spelling) for name, field in (kind.fields_by_name or {}).items()
+            name: _kind_schema(field, spelling, members) for name, field in (kind.fields_by_name or {}).items()
         }
         return {"type": types["object"], "properties": fields}
     return {"type": "string"}
 
 
-def _enum_hint(kind: Kind) -> str:
+def _enum_hint(kind: Kind, members: Mapping[str, str]) -> str:
     """Meanings of enum members that cannot be guessed from their spelling."""
     kind = kind.item if kind.item is not None else kind
     hints = []
     for member, spoken in (kind.enum or {}).items():
-        plain = member.lower().replace("_", " ")
+        published = members.get(member, member)
+        plain = published.lower().replace("_", " ")
         if any(plain not in form.lower() and form.lower() not in plain for form in spoken):
-            hints.append(f"{member} = {' or '.join(spoken)}")
+            hints.append(f"{published} = {' or '.join(spoken)}")
     return f" ({'; '.join(hints)})" if hints else ""

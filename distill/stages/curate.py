@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.calls.match import canonical_key, match
-from distill.calls.parse import ParseError, parse_calls
+from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.calls.render import render_calls
 from distill.calls.schema import why_invalid
 from distill.config import Config
@@ -26,8 +25,6 @@ from distill.records import (
     content_id,
 )
 from distill.run_dir import finish_stage, read_rows, set_state, stage_hash, start_stage, write_stage_rows
-
-LOOKS_LIKE_CALLS = re.compile(r"^\s*[\[{<]|\w\s*\(|```")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def read_completion(completion: Completion, prompt: Prompt) -> Reading:
         return Reading((), text, "truncated", "the completion ended at annotate.max_new_tokens")
     if not text:
         return Reading((), text, "empty", "the completion is empty")
-    if not LOOKS_LIKE_CALLS.search(text):
+    if not looks_like_calls(text):
         return Reading((), text, None, "")
     try:
         calls = parse_calls(text, mode="strict")

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from distill.calls.match import exactly
-from distill.calls.parse import ParseError, parse_calls
+from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.calls.schema import why_invalid
 from distill.chat import prompt_ids
 from distill.config import Config, ConfigError, SplitConfig
@@ -159,7 +159,7 @@ def _check(
 
 def _expected_of_reply(reply: str, tools: Sequence[Tool]) -> tuple[ExpectedCall, ...]:
     """The calls of the user's own reply; a reply that is a sentence means that nothing is to be called."""
-    if "[" not in reply and "(" not in reply and "{" not in reply:
+    if not looks_like_calls(reply):
         return ()
     calls = parse_calls(reply, mode="strict")
     problem = why_invalid(calls, tools)

@@ -75,16 +75,15 @@ def run_train(run: Path, config: Config, *, redo: bool) -> None:
 
 
 def _accelerator() -> Accelerator:
-    # Precision and accumulation are ours; given explicitly, they are not taken from a launcher's settings.
-    accumulation = GradientAccumulationPlugin(num_steps=1)
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=accumulation)
-    for (
-        variable
-    ) in NOT_SUPPORTED:  # asked of the environment, as accelerate takes DDP instead of FSDP on the CPU without a word
+    # Asked of the environment: on the CPU accelerate takes DDP instead of FSDP without a word.
+    for variable in NOT_SUPPORTED:
         if os.environ.get(variable, "false").lower() == "true":
             raise ConfigError(
                 f"accelerate: {variable} is set, but students are trained with DDP; use configs/accelerate/ddp.yaml"
             )
+    # Precision and accumulation are ours; given explicitly, they are not taken from a launcher's settings.
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=accumulation)
     if accelerator.distributed_type not in DISTRIBUTIONS:
         kind = accelerator.distributed_type.value
         raise ConfigError(f"accelerate: students cannot be trained over {kind}; use configs/accelerate/ddp.yaml")

@@ -79,12 +79,9 @@ def train(
     with _recorder(trainee, optimizer, recipe, folder, metrics_size_bytes, on_step) as record:
         for step in range(start, recipe.num_steps):
             torch.manual_seed(int(content_id(recipe.seed, step, accelerator.process_index), 16))
-            learning_rate = learning_rate_at(
-                step, peak=recipe.learning_rate, num_steps=recipe.num_steps, warmup_share=recipe.warmup_share
-            )
+            learning_rate = _learning_rate(step, recipe)
             set_learning_rate(optimizer, learning_rate)
-            indices = examples_of_step(step, seed=recipe.seed, num_examples=len(examples), batch_size=recipe.batch_size)
-            batch = [examples[index] for index in indices]
+            batch = _batch(examples, step, recipe)
 
             loss = accumulate_gradients(trainee, batch)
             grad_norm = float(accelerator.clip_grad_norm_(trainable(trainee).values(), recipe.max_grad_norm))
@@ -93,7 +90,6 @@ def train(
             optimizer.zero_grad()
 
             due = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.num_steps
-            validation_loss = mean_loss(trainee, validation) if validation and due else None
             record(
                 StepMetrics(
                     step=step + 1,
@@ -104,7 +100,7 @@ def train(
                     num_examples=len(batch),
                     num_tokens=sum(example.num_tokens for example in batch),
                     num_trained_tokens=sum(example.num_trained_tokens for example in batch),
-                    validation_loss=validation_loss,
+                    validation_loss=mean_loss(trainee, validation) if validation and due else None,
                 )
             )
 
@@ -142,9 +138,8 @@ def accumulate_gradients(trainee: Trainee, batch: Sequence[TrainingExample]) -> 
         gradients_stay_local = accelerator.no_sync(trainee.model) if number < len(shares) else nullcontext()
         with gradients_stay_local:
             part = _loss_sum(trainee, _collate(trainee, batch, share)) / total_weight
-            accelerator.backward(
-                part * accelerator.num_processes
-            )  # processes' gradients are averaged, ours are parts of a sum
+            # Gradients are averaged over processes; ours are parts of a sum.
+            accelerator.backward(part * accelerator.num_processes)
         loss += part.detach()
     return float(accelerator.reduce(loss, reduction="sum"))
 
@@ -159,6 +154,17 @@ def mean_loss(trainee: Trainee, examples: Sequence[TrainingExample]) -> float:
     trainee.model.train()
     total = float(trainee.accelerator.reduce(loss, reduction="sum"))
     return total / sum(example.total_weight for example in examples)
+
+
+def _learning_rate(step: int, recipe: Recipe) -> float:
+    return learning_rate_at(
+        step, peak=recipe.learning_rate, num_steps=recipe.num_steps, warmup_share=recipe.warmup_share
+    )
+
+
+def _batch(examples: Sequence[TrainingExample], step: int, recipe: Recipe) -> list[TrainingExample]:
+    indices = examples_of_step(step, seed=recipe.seed, num_examples=len(examples), batch_size=recipe.batch_size)
+    return [examples[index] for index in indices]
 
 
 def _shares(trainee: Trainee, examples: Sequence[TrainingExample]) -> list[Share]:

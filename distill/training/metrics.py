@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from distill.records import DataError
+
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
@@ -32,10 +34,17 @@ class StepMetrics:
 
 
 class MetricsFile:
-    """`metrics.jsonl`, held open. `size_bytes` is where the file stood at the checkpoint that training goes on from."""
+    """`metrics.jsonl`, held open. `size_bytes` is where the file stood at the checkpoint that training goes on from.
+
+    `DataError` if it does not reach that far any more.
+    """
 
     def __init__(self, path: Path, *, size_bytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if size_bytes and (not path.exists() or path.stat().st_size < size_bytes):
+            raise DataError(
+                f"{path}: shorter than at the last checkpoint; put it back, or delete the checkpoint beside it to start anew"
+            )
         self.handle = path.open("ab")
         self.handle.truncate(size_bytes)
         self.handle.seek(size_bytes)

@@ -24,7 +24,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients(full: bool) -> None:
     assert compiled_loss == pytest.approx(loss, rel=2e-3)
     assert compiled_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        assert relative_difference(compiled_gradients[name], gradient) < 0.05, name
+        assert relative_difference(compiled_gradients[name], gradient) < 0.1, name
 
 
 def _step(*, full: bool, compiled: bool) -> tuple[float, dict[str, Tensor]]:

@@ -89,7 +89,7 @@ def _on_the_cpu(model: PeftModel, examples: Sequence[TrainingExample]) -> tuple[
     loss = torch.stack(losses).sum() / sum(example.total_weight for example in examples)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    return float(loss), _gradients(weights)
+    return loss.item(), _gradients(weights)
 
 
 def _gradients(weights: dict[str, Tensor]) -> dict[str, Tensor]:

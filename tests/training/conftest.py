@@ -15,8 +15,8 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distill.embedded.tokenizer import train_tokenizer
-from distill.records import Example, Message, Tool, ToolCall, content_id
-from distill.run_dir import finish_stage, start_stage, write_stage_rows
+from distill.records import Example, Message, Split, Tool, ToolCall, content_id
+from distill.run_dir import Stage, finish_stage, start_stage, write_stage_rows
 from distill.training.examples import TrainingExample, tokenise
 from distill.training.student import attach_adapter, load_student
 
@@ -97,12 +97,14 @@ def make_run(tmp_path: Path, student_folder: Path, examples: list[Example]) -> M
 
     def make(name: str = "run", *, training: Sequence[Example] | None = None, **train: Any) -> Path:
         run = tmp_path / name
-        curated = [*(training or examples[:12]), *make_examples(4, split="validation")]
-        augmented = training or examples
-        for stage, rows in (("curate", curated), ("augment", augmented)):
-            start_stage(run, stage, {}, redo=False)  # type: ignore[arg-type]  # mypy widens the two names to str
-            write_stage_rows(run, stage, rows, [])  # type: ignore[arg-type]  # likewise
-            finish_stage(run, stage, counts={"rows": len(rows)}, files=["rows.jsonl"])  # type: ignore[arg-type]  # likewise
+        rows: dict[Stage, list[Example]] = {
+            "curate": [*(training or examples[:12]), *make_examples(4, split="validation")],
+            "augment": [*(training or examples)],
+        }
+        for stage, records in rows.items():
+            start_stage(run, stage, {}, redo=False)
+            write_stage_rows(run, stage, records, [])
+            finish_stage(run, stage, counts={"rows": len(records)}, files=["rows.jsonl"])
         settings = {
             "students": ["augmented"], "lora_rank": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 6, "max_steps": 12,
             "micro_batch_tokens": 1024, "max_length": 512, "checkpoint_every": 4, "validate_every": 5, "dtype": "float32", **train,
@@ -121,7 +123,7 @@ def make_run(tmp_path: Path, student_folder: Path, examples: list[Example]) -> M
     return make
 
 
-def make_examples(count: int, *, split: str) -> list[Example]:
+def make_examples(count: int, *, split: Split) -> list[Example]:
     """Requests of many lengths, one or two calls each, with weights between a half and one."""
     return [_make_example(index, split, Random(f"{split}-{index}")) for index in range(count)]
 
@@ -135,7 +137,7 @@ def disturb(model: PeftModel) -> None:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
-def _make_example(index: int, split: str, random: Random) -> Example:
+def _make_example(index: int, split: Split, random: Random) -> Example:
     calls = tuple(
         ToolCall(
             name="find_showtimes",
@@ -160,11 +162,19 @@ def _make_example(index: int, split: str, random: Random) -> Example:
         description="Find showtimes.",
         parameters={"type": "dict", "properties": {}, "required": []},
     )
-    message = Message(role="user", content=text)
     return Example(
-        id=content_id(split, text), prompt_id=content_id(text), split=split, messages=(message,), tools=(tool,), tools_span=None,  # type: ignore[arg-type]  # a str from two callers
-        category="simple" if len(calls) == 1 else "parallel", reply=reply, calls=calls, weight=random.choice((0.5, 0.75, 1.0)), lineage=None,
-    )  # fmt: skip
+        id=content_id(split, text),
+        prompt_id=content_id(text),
+        split=split,
+        messages=(Message(role="user", content=text),),
+        tools=(tool,),
+        tools_span=None,
+        category="simple" if len(calls) == 1 else "parallel",
+        reply=reply,
+        calls=calls,
+        weight=random.choice((0.5, 0.75, 1.0)),
+        lineage=None,
+    )
 
 
 def _forget_accelerate() -> None:

@@ -62,7 +62,7 @@ def test_trained_tokens_are_the_reply_and_its_end_of_turn(
     examples: list[Example], training_examples: list[TrainingExample], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     batch = collate(training_examples, counts=True, device=CPU)
-    targets = batch.target_N.split(batch.keep_BT.sum(dim=1).tolist())
+    targets = torch.split(batch.target_N, batch.keep_BT.sum(dim=1).tolist())
     end_of_turn = stop_ids(tokenizer)[0]
     for row, (target, example) in enumerate(zip(targets, examples, strict=True)):
         assert target[-1] == end_of_turn

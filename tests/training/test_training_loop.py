@@ -191,6 +191,11 @@ def test_there_is_one_checkpoint_and_a_broken_one_is_refused(
     _train(fresh_model(), training_examples, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, METRICS]
     assert steps_done(tmp_path / CHECKPOINT) == RECIPE.num_steps
+    lines = (tmp_path / METRICS).read_bytes()
+    (tmp_path / METRICS).write_bytes(lines[:100])
+    with pytest.raises(DataError, match="shorter than at the last checkpoint"):
+        _train(fresh_model(), training_examples, tmp_path)
+    (tmp_path / METRICS).write_bytes(lines)
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:5000])
     with pytest.raises(DataError, match="delete it to train this student from the beginning"):
         _train(fresh_model(), training_examples, tmp_path)

@@ -118,6 +118,6 @@ def test_accelerate_loads_its_configurations(path: Path) -> None:
     """accelerate itself refuses unknown top-level keys; inside `fsdp_config` it does not, so these are compared with its own options."""
     config = load_config_from_file(str(path))
     assert config.mixed_precision == "no"  # precision is train.dtype's
-    assert config.num_processes == {"cpu_2": 2, "gpu_1": 1, "ddp": 8, "fsdp2": 8}[path.stem]
+    assert config.num_processes == {"cpu_2": 2, "gpu_1": 1, "ddp": 8}[path.stem]
     options = set(vars(launch_command_parser().parse_args(["script.py"])))
     assert set(yaml.safe_load(path.read_text()).get("fsdp_config", {})) <= options

@@ -1,0 +1,111 @@
+"""The benchmarks run from end to end on a tiny shape, and count the operations that PyTorch counts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts import bench, bench_gpu
+from scripts.bench_gpu import Method, Workload, attention_flops, build_model, linear_flops, random_examples
+
+CPU = torch.device("cpu")
+TINY = Workload(
+    shape="tiny",
+    method="full",
+    sequence_length=48,
+    trained_tokens=7,
+    batch_size=3,
+    micro_batch_size=3,
+    lora_rank=4,
+    activation_checkpointing=False,
+    compile_layers=False,
+    warmup_steps=0,
+    timed_steps=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_tiny_shape_is_measured_and_what_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.json"
+    assert bench_gpu.main(["--tiny", "--methods", "lora", "full", "--peak-tflops", "1", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert written["versions"]["torch"] == torch.__version__
+    table = capsys.readouterr().out
+    for result in written["results"]:
+        if result["skipped"] is None:
+            assert result["tokens_per_second"] > 0
+            assert 0 < result["mfu"] < 1
+            assert result["losses"][0] == pytest.approx(math.log(512), abs=0.5)  # random weights know nothing
+        else:
+            assert result["trainer"] == "trl"
+            assert f"skipped: {result['skipped']}" in table
+    assert [result["workload"]["method"] for result in written["results"] if result["trainer"] == "distill"] == [
+        "lora",
+        "full",
+    ]
+
+
+def test_without_a_gpu_nothing_but_the_tiny_shape_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_gpu.main([]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_counted_operations_are_those_of_pytorch(method: Method) -> None:
+    workload = replace(TINY, method=method)
+    model = build_model(workload, device=CPU)
+    examples = random_examples(workload, count=workload.batch_size)
+    # The counter sees attention only where it is made of matrix products, and counts these without a mask: twice the causal pairs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        bench_gpu.time_distill(model, [examples], micro_batch_tokens=3 * 48, device=CPU)
+    expected = linear_flops(model, examples) + 2 * attention_flops(model.config, examples)
+    if method == "full":
+        assert counter.get_total_flops() == pytest.approx(expected, rel=5e-3)
+    else:  # the first layer's input needs no gradient when the embedding is frozen; two layers make that a few percent
+        assert 0.9 * expected < counter.get_total_flops() < expected
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA A10G", 70.0),
+        ("NVIDIA A10", None),
+    ],
+)
+def test_peaks_are_found_by_the_names_that_drivers_give(name: str, peak: float | None) -> None:
+    assert bench_gpu.known_peak_tflops(name) == peak
+
+
+def test_cpu_benchmarks_skip_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "nowhere")
+    out = tmp_path / "cpu.json"
+    assert (
+        bench.main(["--only", "training", "engines", "--student", missing, "--teacher", missing, "--out", str(out)])
+        == 0
+    )
+    rows = json.loads(out.read_text())["results"]
+    assert [(row["benchmark"], row["rate"]) for row in rows] == [("training", None), ("engines", None)]
+    assert capsys.readouterr().out.count("skipped: ") == 2
