@@ -89,7 +89,7 @@ def run(
     loaded = load_config(config, overrides or [])
     with locked(Path(loaded.run.dir)):
         save_resolved_config(Path(loaded.run.dir), loaded)
-        run_all(loaded, redo_from=redo)  # type: ignore[arg-type]  # checked above
+        run_all(loaded, redo_from=redo)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:

@@ -281,7 +281,7 @@ def to_json(record: Any) -> JsonObject:
     return cast(JsonObject, {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)})
 
 
-def content_id(*parts: JsonValue) -> str:
+def content_id(*parts: object) -> str:
     """A content hash: 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from typing_extensions import Self
 
 from distill.config import Config, ConfigError, dump_config
 from distill.records import DataError, JsonObject, JsonValue, Reject, to_json
@@ -42,8 +43,10 @@ LINE_EVERY_S = 30.0
 
 
 class FromJson(Protocol):
+    """A record class of `distill.records`."""
+
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> FromJson: ...
+    def from_json(cls, value: Mapping[str, Any]) -> Self: ...
 
 
 RowT = TypeVar("RowT", bound=FromJson)

@@ -186,7 +186,7 @@ def build_model(workload: Workload, *, device: torch.device) -> Model:
     Frozen weights are bf16 (NF4 under QLoRA), trained ones fp32; both trainers compute in bf16 by autocast.
     """
     config = LlamaConfig(
-        **SHAPES[workload.shape],
+        **SHAPES[workload.shape],  # type: ignore[arg-type]  # integers all, by name
         max_position_embeddings=max(8192, workload.sequence_length),
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
         tie_word_embeddings=True,

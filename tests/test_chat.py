@@ -59,7 +59,7 @@ def test_what_looks_like_a_special_token_inside_a_text_stays_text(
         f"<|start_header_id|>{'ipython' if message.role == 'tool' else message.role}<|end_header_id|>\n\n{message.content.strip()}<|eot_id|>"
         for message in [*messages, Message("assistant", reply)]
     )
-    assert llama_tokenizer.decode(ids) == text
+    assert llama_tokenizer.decode(list(ids)) == text
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,7 +106,7 @@ def test_a_foreign_tokenizer_is_refused_and_what_it_lacks_named(name: str) -> No
     why = why_unusable(tokenizer)
     assert why is not None and all(token in why for token in SPECIAL_TOKENS)
     for use in (lambda: prompt_ids([Message("user", "hello")], tokenizer), lambda: stop_ids(tokenizer)):
-        with pytest.raises(DataError, match="lacks .*<|eot_id|>.*Llama 3"):
+        with pytest.raises(DataError, match=r"lacks .*eot_id.*Llama 3"):
             use()
 
 
@@ -114,7 +114,7 @@ def test_one_missing_special_token_is_enough(llama_tokenizer: PreTrainedTokenize
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=FOREIGN["bytes without any special token"])
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [token for token in SPECIAL_TOKENS if token != "<|eom_id|>"]}
-    )  # type: ignore[dict-item]  # it takes lists
+    )
     assert (
         why_unusable(tokenizer)
         == "the tokenizer lacks <|eom_id|>; use a model with Llama 3's tokenizer and chat format"

@@ -60,8 +60,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """The message with which a command is refused, after checking that there is nothing else."""
     assert distill(*arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "Traceback" not in err and err.count("error: ") == 1 and err.startswith("error: ")
-    return err
+    progress, separator, message = err.partition("error: ")
+    assert separator and "error: " not in message and "Traceback" not in err and out == ""
+    assert all(line.startswith("prompts: ") for line in progress.splitlines())
+    return message
 
 
 def written(folder: Path) -> set[str]:

@@ -67,11 +67,10 @@ def replace_values(example: Example, pools: Pools, random: Random, *, seed: int)
 def _draw_replacements(example: Example, request: str, pools: Pools, random: Random) -> list[Replacement]:
     by_name = {tool.name: tool for tool in example.tools}
     said = [
-        (index, name, place)
+        (index, name, places(request, value))
         for index, call in enumerate(example.calls)
         for name, argument in call.arguments.items()
         for value in _leaves(argument)
-        for place in places(request, value)
     ]
     chosen: list[Replacement] = []
     for index, call in enumerate(example.calls):
@@ -80,17 +79,18 @@ def _draw_replacements(example: Example, request: str, pools: Pools, random: Ran
             if located is None or _is_enum(by_name[call.name], name) or _is_in_tools(located, request, example):
                 continue
             if any(
-                (other_index, other) != (index, name) and _overlap(located, place) for other_index, other, place in said
+                (position, key) != (index, name) and _is_all_within(found, located) for position, key, found in said
             ):
-                continue  # as "2024" in a date that is an argument too, or one word for two arguments
+                continue  # the place speaks for another argument as well: "2024" in a date, one word for two arguments
             new = _other_value(value, pools.get(name, ()), random)
             if new is not None and random.random() >= KEPT_SHARE:
                 chosen.append(Replacement(index, name, new, located))
     return chosen
 
 
-def _overlap(place: Located, other: Located) -> bool:
-    return place.start < other.end and other.start < place.end
+def _is_all_within(found: Sequence[Located], place: Located) -> bool:
+    """Whether a value is said somewhere, but nowhere clear of this place."""
+    return bool(found) and all(place.start < other.end and other.start < place.end for other in found)
 
 
 def _is_in_tools(place: Located, request: str, example: Example) -> bool:

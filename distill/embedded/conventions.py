@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from distill.calls.render import CallFormat, render_calls
+from distill.calls.parse import CallFormat
+from distill.calls.render import render_calls
 from distill.embedded.world import WorldCall
 from distill.records import Tool, ToolCall
 

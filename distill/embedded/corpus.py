@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
+from distill.calls.parse import CallFormat
 from distill.embedded import conventions
 from distill.embedded.conventions import TARGET, Convention, draw_layout, reply_text, system_text, tools_text
 from distill.embedded.domains import pretraining_domains
 from distill.embedded.values import Value
-from distill.embedded.world import WorldCall, WorldTool, compose, draw_call, draw_tools
-from distill.instructions.jobs import Job, instruction, request_and_calls
+from distill.embedded.world import Naming, Spelling, WorldCall, WorldTool, compose, draw_call, draw_tools
+from distill.instructions.jobs import JOBS, Job, instruction, request_and_calls
 from distill.records import Message
 
 ModelRole = Literal["teacher", "student"]
 NEW_REQUEST = "Write a new request."
+NAMINGS: tuple[Naming, ...] = ("varied", "coined")
+SPELLINGS: tuple[Spelling, ...] = ("bfcl", "bfcl", "bfcl", "json_schema")
+STUDENT_FORMATS: tuple[CallFormat, ...] = (*("pythonic",) * 5, *("llama_json",) * 3, "hermes", "function_tag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,12 @@ def draw_conversation(
     domains = pretraining_domains()
     if plain:
         return _plain_conversation(role, num_tools, num_exchanges, random)
-    naming = random.choices(("varied", "coined"), weights=(1, 1))[0]
-    spelling = random.choices(("bfcl", "json_schema"), weights=(3, 1))[0]
+    naming = random.choice(NAMINGS)
+    spelling = random.choice(SPELLINGS)
     tools = draw_tools(domains, num_tools, random, naming=naming, spelling=spelling)
     listed = tools_text([tool.tool for tool in tools], draw_layout(random))
     if role == "teacher" and random.random() < 0.125:
-        job = random.choice(("new_request", "paraphrase", "judge"))
+        job = random.choice(JOBS)
         system = Message("system", instruction(job, "compact", tools_text=listed))
         return Conversation(
             system=system, exchanges=tuple(_job_exchange(job, tools, random) for _ in range(num_exchanges))
@@ -61,11 +65,8 @@ def draw_conversation(
 
 
 def _plain_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
-    naming = random.choice(("varied", "coined"))
-    tools = [
-        _required_only(tool)
-        for tool in draw_tools(pretraining_domains(), num_tools, random, naming=naming, spelling="bfcl")
-    ]
+    drawn = draw_tools(pretraining_domains(), num_tools, random, naming=random.choice(NAMINGS), spelling="bfcl")
+    tools = [_required_only(tool) for tool in drawn]
     convention, directives = (TARGET, False) if role == "teacher" else _draw_student_convention(random)
     listed = tools_text([tool.tool for tool in tools], conventions.USUAL_LAYOUT)
     system = Message("system", system_text(listed, convention, random, directives=directives))
@@ -106,7 +107,7 @@ def corpus_texts(random: Random, count: int) -> Iterator[str]:
 
 def _draw_student_convention(random: Random) -> tuple[Convention, bool]:
     """Other syntaxes half of the time. With a directive any form of values; without one values are always copied as said."""
-    call_format = random.choices(("llama_json", "hermes", "function_tag", "pythonic"), weights=(30, 10, 10, 50))[0]
+    call_format = random.choice(STUDENT_FORMATS)
     if random.random() < 0.5:
         return Convention(
             call_format=call_format, normalised=random.random() < 0.7, states_defaults=random.random() < 0.3

@@ -17,7 +17,7 @@ from distill.embedded.conventions import TARGET, USUAL_LAYOUT, tools_text, writt
 from distill.embedded.domains import CUSTOMER, NEW_TOOLS, load_domain
 from distill.embedded.values import Pool
 from distill.embedded.world import WorldRequest, WorldTool, compose, draw_call, draw_tool
-from distill.records import Category, JsonObject, Tool
+from distill.records import Category, JsonObject, JsonValue, Tool
 from distill.run_dir import atomic_file
 from distill.sources.bedrock_jsonl import SCHEMA_VERSION
 
@@ -72,13 +72,13 @@ def bedrock_record(prompt: CustomerPrompt) -> JsonObject:
 
 def bfcl_question(prompt: CustomerPrompt, identity: str) -> JsonObject:
     """The prompt as a BFCL question."""
-    functions = [
+    functions: list[JsonValue] = [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in prompt.tools
     ]
     return {
         "id": identity,
         "question": [[{"role": "user", "content": prompt.request.text}]],
-        "function": list(functions),
+        "function": functions,
     }
 
 

@@ -46,7 +46,6 @@ ADAM_LEARNING_RATE = 2e-3
 CHECKPOINT_EVERY = 100
 STEPS: dict[ModelRole, int] = {"teacher": 2200, "student": 600}
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3), "student": (0, 1, 3)}
-SHAPE = {"hidden_size": 256, "intermediate_size": 640, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,14 @@ def build_model(role: ModelRole, tokenizer: PreTrainedTokenizerFast) -> LlamaFor
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # compiled `eager` is a sixth faster, but its gradients are NaN at 896 tokens and more (torch 2.13, CPU, bf16)
-        attn_implementation="sdpa",
         num_hidden_layers=len(LAYERS_OF_TRUNK[role]),
-        **SHAPE,
+        hidden_size=256,
+        intermediate_size=640,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
+    # compiled `eager` is a sixth faster, but its gradients are NaN at 896 tokens and more (torch 2.13, CPU, bf16)
+    config._attn_implementation = "sdpa"
     return LlamaForCausalLM(config)
 
 
@@ -87,7 +89,8 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(work, seed)
     torch.manual_seed(seed)
-    model = build_model(role, tokenizer).to(device)
+    model = build_model(role, tokenizer)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
     if role == "student":
         model.load_state_dict(
             _cut(torch.load(work / TRUNK, weights_only=True, map_location=device)["model"], LAYERS_OF_TRUNK[role])
@@ -134,7 +137,8 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write bf16 safetensors, the configuration and the tokenizer."""
-    model.to(torch.bfloat16).save_pretrained(out, safe_serialization=True)
+    model.bfloat16()
+    model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
 
 
@@ -171,6 +175,7 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
     The student begins where the teacher's trunk ended, so it begins with the last lesson.
     """
     plain = role == "teacher" and step < PLAIN_UNTIL
+    tool_counts: tuple[int, ...]
     if plain:
         length, tool_counts = PLAIN_ROW, (1,)
     elif (role == "teacher" and step < SHORT_UNTIL) or random.random() < 0.5:
@@ -180,9 +185,10 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
     columns: list[list[list[int]]] = []
     for _ in range(TOKENS_PER_STEP // length):
         columns.append(_draw_row(role, tokenizer, length, tool_counts, plain, random))
-    arrays = [torch.tensor(np.array([row[index] for row in columns])) for index in range(6)]
-    *integers, weight = arrays
-    return Rows(*integers, weight_BT=weight.float() / 1000)
+    ids, positions, groups, branches, targets, weights = (
+        torch.tensor(np.array([row[index] for row in columns])) for index in range(6)
+    )
+    return Rows(ids, positions, groups, branches, targets, weight_BT=weights.float() / 1000)
 
 
 def _draw_row(

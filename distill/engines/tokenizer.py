@@ -13,7 +13,7 @@ from distill.config import ConfigError, model_path
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder, a hub name or `embedded:...`; `ConfigError` if it is not there or not Llama 3's."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(model_path(name)))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -22,4 +22,4 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     why = why_unusable(tokenizer)
     if why is not None:
         raise ConfigError(f"model {name!r}: {why}")
-    return cast(PreTrainedTokenizerFast, tokenizer)
+    return tokenizer

@@ -42,7 +42,8 @@ def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> Transforme
             f"model {name!r}: cannot load its weights ({reason}); give a model's folder or a hub name you can reach"
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = cast(LlamaForCausalLM, loaded.to(device).eval())
+    model = cast(LlamaForCausalLM, loaded)
+    torch.nn.Module.to(model, device).eval()
     return TransformersEngine(
         model=f"{name}@{fingerprint(path)}", network=model, tokenizer=tokenizer, batch_tokens=batch_tokens
     )

@@ -36,7 +36,10 @@ def run_prompts(run: Path, config: Config, *, redo: bool) -> None:
     with Progress(run, "prompts", total=len(files), unit="files") as progress:
         for split, test_set, path, answers in files:
             for result in _read(Path(path), split, test_set, answers, tokenizer, config):
-                (prompts if isinstance(result, Prompt) else rejects).append(result)  # type: ignore[arg-type]  # told apart just here
+                if isinstance(result, Prompt):
+                    prompts.append(result)
+                else:
+                    rejects.append(result)
             progress.advance()
     prompts, more = _without_repeats(prompts)
     if not any(prompt.split == "train" for prompt in prompts):
@@ -82,7 +85,7 @@ def _files(config: Config) -> list[tuple[Split, str | None, str, str | None]]:
         *(("train", None, path, None) for path in config.prompts.train),
         *(("validation", None, path, None) for path in config.prompts.validation),
         *(("test", test.name, test.path, test.answers) for test in config.prompts.test),
-    ]  # type: ignore[list-item]  # mypy widens the literals
+    ]
 
 
 def _read(

@@ -23,9 +23,11 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=2048, attn_implementation="sdpa",
+        num_key_value_heads=2, max_position_embeddings=2048,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.eval()
+    return model
 
 
 def test_shared_prefix_rows_give_the_losses_of_separate_conversations(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -77,7 +79,9 @@ def test_the_students_layers_are_the_trunks(tokenizer: PreTrainedTokenizerFast) 
 def test_until_the_decay_a_shorter_training_is_a_longer_ones_beginning() -> None:
     model = torch.nn.Linear(2, 2)
     for step in range(pretrain.level_steps(1000)):
-        optimizers = [torch.optim.SGD([{"params": model.parameters(), "peak": 1.0}], lr=0.0) for _ in range(2)]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.SGD([{"params": model.parameters(), "peak": 1.0}], lr=0.0) for _ in range(2)
+        ]
         pretrain._set_learning_rates(optimizers[:1], step, 1000)
         pretrain._set_learning_rates(optimizers[1:], step, 5000)
         assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"]

@@ -10,11 +10,13 @@ from distill.calls.match import exactly, score_text
 from distill.calls.parse import parse_calls
 from distill.calls.schema import why_invalid
 from distill.embedded.conventions import TARGET, reply_text, written_calls
-from distill.embedded.corpus import draw_conversation
+from distill.embedded.corpus import ModelRole, draw_conversation
 from distill.embedded.domains import CUSTOMER, NEW_TOOLS, Domain, Kind, load_domain, pretraining_domains
-from distill.embedded.values import draw_open_value, pool_of
+from distill.embedded.values import Pool, draw_open_value, pool_of
 from distill.embedded.world import compose, draw_call, draw_tool, draw_tools
+from distill.records import Category, ToolCall
 
+POOLS: tuple[Pool, ...] = ("seen", "new")
 ALL = (*pretraining_domains(), CUSTOMER, NEW_TOOLS)
 
 
@@ -64,15 +66,13 @@ def test_defaults_are_valid_values(name: str) -> None:
         drawn = draw_tool(domain, concept, Random(0), naming="first", spelling="bfcl", all_optional=True)
         call = draw_call(drawn, Random(0), "seen")
         stated = call.arguments(normalised=True, states_defaults=True)
-        from distill.records import ToolCall
-
         assert why_invalid([ToolCall(drawn.tool.name, stated)], [drawn.tool]) is None, concept.key
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_gold_calls_rendered_parsed_and_matched_are_correct(seed: int) -> None:
     random = Random(seed)
-    pool = random.choice(("seen", "new"))
+    pool: Pool = random.choice(POOLS)
     name = random.choice(ALL)
     tools = draw_tools(
         (name,),
@@ -90,7 +90,7 @@ def test_gold_calls_rendered_parsed_and_matched_are_correct(seed: int) -> None:
     assert why_invalid(written, plain) is None
     by_name = {tool.name: tool for tool in plain}
     expected = [exactly(call, tool=by_name[call.name]) for call in written]
-    category = "parallel" if len(calls) > 1 else "simple" if len(plain) == 1 else "multiple"
+    category: Category = "parallel" if len(calls) > 1 else "simple" if len(plain) == 1 else "multiple"
     if all(tool.parameters["type"] == "dict" for tool in plain):  # BFCL knows its own type names only
         assert score_text(text, expected, tools=plain, category=category, finish_reason="stop").verdict == "correct"
 
@@ -121,10 +121,10 @@ def test_the_customers_tools_are_in_no_pretraining() -> None:
 
 def test_open_values_stay_in_their_pool() -> None:
     for seed in range(50):
-        for pool in ("seen", "new"):
+        for pool in POOLS:
             assert pool_of(draw_open_value("person", Random(seed), pool).spoken) == pool
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
-def test_a_conversation_depends_on_its_seed_alone(role: str) -> None:
+def test_a_conversation_depends_on_its_seed_alone(role: ModelRole) -> None:
     assert draw_conversation(role, 3, 4, Random("x")) == draw_conversation(role, 3, 4, Random("x"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from distill.config import ConfigError
 from distill.engines.protocol import Answer, Request
 from distill.engines.requests import make_request
 from distill.engines.transformers_engine import TransformersEngine, fingerprint, open_transformers
-from distill.records import Completion, Message
+from distill.records import Completion, FinishReason, Message
 from tests.customer_world import customer_prompts
 
 LENGTHS = (1, 2, 3, 7, 20, 21, 60, 150)
@@ -32,6 +33,7 @@ def ragged(engine: TransformersEngine) -> list[Request]:
     return [
         replace(
             ask(engine, " ".join((text * 9).split()[: LENGTHS[index % len(LENGTHS)]])),
+            key=str(index),
             max_new_tokens=(40, 1, 25)[index % 3],
         )
         for index, text in enumerate(texts)
@@ -60,15 +62,16 @@ def by_key(answers: list[Answer]) -> dict[str, tuple[Completion, ...]]:
 @torch.inference_mode()
 def generated(engine: TransformersEngine, request: Request) -> Completion:
     stops = stop_ids(engine.tokenizer)
-    whole = engine.network.generate(
+    network: Any = engine.network  # transformers wraps `generate` so that its signature is lost
+    whole = network.generate(
         torch.tensor([request.prompt_ids]), attention_mask=torch.ones(1, len(request.prompt_ids), dtype=torch.long), do_sample=False,
         max_new_tokens=request.max_new_tokens, eos_token_id=list(stops), pad_token_id=engine.tokenizer.pad_token_id,
     )  # fmt: skip
-    ids = whole[0, len(request.prompt_ids) :].tolist()  # type: ignore[index]  # a tensor, as no dictionary was asked for
-    reason = "stop" if ids[-1] in stops else "length"
+    ids = whole[0, len(request.prompt_ids) :].tolist()
+    reason: FinishReason = "stop" if ids[-1] in stops else "length"
     return Completion(
         str(engine.tokenizer.decode(ids, skip_special_tokens=True)), reason, len(request.prompt_ids), len(ids)
-    )  # type: ignore[arg-type]  # a Literal
+    )
 
 
 def test_a_ragged_batch_is_answered_as_by_generate(engine: TransformersEngine, ragged: list[Request]) -> None:
@@ -127,8 +130,14 @@ def test_what_does_not_fit_is_answered_with_an_error_and_the_rest_as_ever(engine
 
 
 def test_a_key_tells_apart_everything_that_determines_an_answer(engine: TransformersEngine) -> None:
-    base = {"model": "m", "num_samples": 1, "sampling_temperature": 0.5, "max_new_tokens": 5, "run_seed": 0}
-    changes = [
+    base: dict[str, Any] = {
+        "model": "m",
+        "num_samples": 1,
+        "sampling_temperature": 0.5,
+        "max_new_tokens": 5,
+        "run_seed": 0,
+    }
+    changes: list[dict[str, Any]] = [
         {},
         {"model": "n"},
         {"num_samples": 2},
@@ -138,10 +147,10 @@ def test_a_key_tells_apart_everything_that_determines_an_answer(engine: Transfor
     ]
     requests = [
         make_request("p", [Message("user", "Hi")], engine.tokenizer, **{**base, **change}) for change in changes
-    ]  # type: ignore[arg-type]  # mixed values
-    other_text = make_request("p", [Message("user", "Ho")], engine.tokenizer, **base)  # type: ignore[arg-type]  # likewise
-    other_prompt = make_request("q", [Message("user", "Hi")], engine.tokenizer, **base)  # type: ignore[arg-type]  # likewise
-    again = make_request("p", [Message("user", "Hi")], engine.tokenizer, **base)  # type: ignore[arg-type]  # likewise
+    ]
+    other_text = make_request("p", [Message("user", "Ho")], engine.tokenizer, **base)
+    other_prompt = make_request("q", [Message("user", "Hi")], engine.tokenizer, **base)
+    again = make_request("p", [Message("user", "Hi")], engine.tokenizer, **base)
     assert len({request.key for request in (*requests, other_text, other_prompt)}) == len(changes) + 2
     assert again == requests[0]
 

@@ -87,7 +87,7 @@ def _on_the_cpu(model: PeftModel, examples: Sequence[TrainingExample]) -> tuple[
         losses_T = torch.nn.functional.cross_entropy(logits_TV, ids_T[1:], reduction="none")
         losses.append(example.weight * losses_T[example.loss_mask_T[1:]].sum())
     loss = torch.stack(losses).sum() / sum(example.total_weight for example in examples)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss.backward()
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return loss.item(), _gradients(weights)
 

@@ -56,7 +56,14 @@ def read(folder: Path, *lines: Any, end: bytes = b"\n") -> list[BedrockRecord | 
     return list(read_bedrock_jsonl(path, name="prompts.jsonl"))
 
 
-@pytest.mark.parametrize(("reason", "line"), [(reason, line) for reason, lines in REJECTED.items() for line in lines])
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        pytest.param(reason, line, id=f"{reason}-{number}")
+        for reason, lines in REJECTED.items()
+        for number, line in enumerate(lines)
+    ],
+)
 def test_each_reason_is_earned_and_the_rest_of_the_file_is_read(reason: str, line: Any, tmp_path: Path) -> None:
     first, rejected, last = read(tmp_path, GOOD, line, GOOD)
     assert isinstance(first, BedrockRecord) and isinstance(last, BedrockRecord)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,7 @@ def test_a_kill_costs_nothing_but_time(uninterrupted: Path, llama_folder: Path, 
         [sys.executable, "-m", "distill.cli", "annotate", str(config)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
-        env={"PATH": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 200
     while not (log.exists() and log.read_bytes().count(b"\n") >= 3):

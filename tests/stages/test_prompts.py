@@ -48,7 +48,9 @@ def test_every_line_is_a_prompt_or_a_reject(tmp_path: Path, llama_folder: Path) 
     rows, rejects = run(tmp_path, llama_folder, [path])
     assert len(rows) + len(rejects) == len([line for line in lines if line])
     assert Counter(reject.reason for reject in rejects) == {"duplicate": 12, "invalid_json": 1, "extra_field": 1}
-    sources = [item.source.line for item in (*rows, *rejects) if item.source is not None]
+    sources = [row.source.line for row in rows] + [
+        reject.source.line for reject in rejects if reject.source is not None
+    ]
     assert sorted(sources) == [number for number, line in enumerate(lines, start=1) if line]
     assert len({row.id for row in rows}) == len(rows) == 24
     for row in rows:
