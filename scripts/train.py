@@ -7,6 +7,7 @@ the others follow. Bad input is one message on stderr and exit code 2.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import torch.distributed
@@ -17,6 +18,8 @@ from distill.config import ConfigError, load_config
 from distill.records import DataError
 from distill.stages.train import run_train
 from distill.training.processes import is_main_process
+
+WORD_S = 5.0  # a launcher ends all processes as soon as one of them exits; the main one is to have its word first
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,6 +38,7 @@ def follow() -> int:
     try:
         app(standalone_mode=False)
     except (ConfigError, DataError, typer._click.exceptions.ClickException):
+        time.sleep(WORD_S)
         return 2
     except typer.Exit as done:
         return int(done.exit_code)

@@ -182,7 +182,7 @@ def _category(num_tools: int, expected: tuple[ExpectedCall, ...] | None) -> Cate
 
 def _group(record: BedrockRecord, tools: Sequence[Tool], split: SplitConfig) -> str:
     if split.group_by == "tools":
-        return content_id(*[[tool.name, tool.description, tool.parameters] for tool in tools])
+        return content_id(*sorted(content_id(tool.name, tool.description, tool.parameters) for tool in tools))
     if split.group_by == "conversation":
         return content_id(*[[message.role, message.content] for message in record.messages[:-1]])
     return content_id(record.messages[-1].content.strip().lower())

@@ -27,9 +27,12 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=6,
 )
 TOOLS = st.lists(
-    st.fixed_dictionaries({"name": st.text(max_size=6), "description": st.text(max_size=6), "parameters": st.dictionaries(st.text(max_size=5), JSON, max_size=3)}),
-    min_size=1, max_size=3,
-)  # fmt: skip
+    st.tuples(st.text(max_size=6), st.text(max_size=6), st.dictionaries(st.text(max_size=5), JSON, max_size=3)).map(
+        lambda parts: dict(zip(("name", "description", "parameters"), parts, strict=True))
+    ),
+    min_size=1,
+    max_size=3,
+)
 AROUND = st.text(max_size=20).filter(lambda text: "[" not in text)
 
 
@@ -52,19 +55,14 @@ def problem(text: str) -> ToolsProblem:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("ensure_ascii", [False, True])
 @settings(max_examples=12, deadline=None)
-@given(tools=TOOLS, before=AROUND, after=st.text(max_size=20), asks=st.text(max_size=10))
+@given(data=st.data())
 def test_every_layout_is_found_and_only_the_list_changes(
-    layout: tuple[int | None, str, str],
-    wrapped: bool,
-    ensure_ascii: bool,
-    tools: list[Any],
-    before: str,
-    after: str,
-    asks: str,
+    layout: tuple[int | None, str, str], data: st.DataObject
 ) -> None:
+    wrapped, ensure_ascii = data.draw(st.booleans()), data.draw(st.booleans())
+    tools, before = data.draw(TOOLS), data.draw(AROUND)
+    after, asks = data.draw(st.text(max_size=20)), data.draw(st.text(max_size=10))
     tools = [*tools, ACCENT]  # with an accent, so that both spellings of it are told apart
     text = written(tools, layout, wrapped=wrapped, ensure_ascii=ensure_ascii)
     messages = (Message("system", before + text + after), Message("user", asks))
