@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.optim import AdamW
+from transformers.utils.logging import disable_progress_bar
 
 from distill.calls.match import score_text
 from distill.calls.render import render_calls
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=128, help="prompts the teacher answers (default: 128)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/cpu.json"), help="where the JSON goes")
     arguments = parser.parse_args(argv)
+    disable_progress_bar()
     benchmarks: dict[str, Callable[[], list[Row]]] = {
         "calls": bench_calls,
         "training": lambda: bench_training(arguments.student, num_steps=arguments.steps),
@@ -224,16 +226,8 @@ def bench_engines(teacher: str, *, num_prompts: int) -> list[Row]:
     rows = []
     for name, (_, answers) in measured.items():
         num_equal = sum(answers[key] == text for key, text in expected.items())
-        rows.append(
-            Row(
-                "engines",
-                name,
-                rates[name],
-                "prompts/s",
-                _ratio(rates, name),
-                f"{num_equal} of {len(requests)} answers as ours",
-            )
-        )
+        note = f"{len(requests)} prompts" if name == "distill" else f"{num_equal} answers as ours"
+        rows.append(Row("engines", name, rates[name], "prompts/s", _ratio(rates, name), note))
     return rows + skipped
 
 

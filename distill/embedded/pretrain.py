@@ -44,7 +44,7 @@ MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 2200, "student": 600}
+STEPS: dict[ModelRole, int] = {"teacher": 6000, "student": 1500}
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3), "student": (0, 1, 3)}
 
 
