@@ -53,6 +53,9 @@ def decode_python_literal(source: str) -> Any:
         raise refusal.located(stripped, shift) from None
 
 
+_MAY_WARN = re.compile(r"\\|[0-9][^\W0-9]")
+
+
 class _Refusal(Exception):
     """A ParseError that knows its node and not yet its position, so that only errors pay for finding it."""
 
@@ -75,10 +78,11 @@ def _parse(source: str, shift: int) -> ast.expr:
     """
     check_depth(source)
     try:
-        if "\\" not in source:
+        if not _MAY_WARN.search(source):
             return ast.parse(source, mode="eval").body
         with warnings.catch_warnings():
-            # CPython warns of escapes such as "\d"; a filter that makes errors of warnings must not change the result.
+            # CPython warns of escapes such as "\d" and of numbers such as 1or; a filter that makes errors of
+            # warnings must not change the result.
             warnings.simplefilter("ignore")
             return ast.parse(source, mode="eval").body
     except SyntaxError as error:
