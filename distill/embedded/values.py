@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import date
 from random import Random
 from typing import Literal
 
+from distill.augmentation.located import DATE_FORMS
 from distill.records import JsonValue
 
 Pool = Literal["seen", "new"]
@@ -50,7 +52,6 @@ TITLE_NOUNS = (
     "Crown Kitchen Circle Planet"
 ).split()
 COMPANY_ENDINGS = ("Labs", "Group", "Partners", "Foods", "Systems", "Media", "Trading", "Works", "Holdings", "Studio")
-MONTHS = "January February March April May June July August September October November December".split()
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z".split()
 VOWELS = "a e i o u ai ea ee oo ou".split()
@@ -152,25 +153,10 @@ def _email(random: Random) -> str:
     return f"{person}@{coined_word(random, 2)}.{random.choice(('com', 'org', 'net'))}"
 
 
-def _ordinal(day: int) -> str:
-    suffix = "th" if 10 <= day % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
-    return f"{day}{suffix}"
-
-
 def _date(random: Random) -> Value:
-    year, month, day = random.randint(2023, 2029), random.randint(1, 12), random.randint(1, 28)
-    name = MONTHS[month - 1]
-    written = f"{year}-{month:02d}-{day:02d}"
-    spoken = random.choice(
-        (
-            written,
-            f"{name} {day}, {year}",
-            f"{day} {name} {year}",
-            f"{name} {_ordinal(day)}, {year}",
-            f"the {_ordinal(day)} of {name} {year}",
-        )
-    )
-    return Value(spoken=spoken, written=written, verbatim=spoken)
+    day = date(random.randint(2023, 2029), random.randint(1, 12), random.randint(1, 28))
+    spoken = random.choice((day.isoformat(), *(say(day) for say in DATE_FORMS)))
+    return Value(spoken=spoken, written=day.isoformat(), verbatim=spoken)
 
 
 def _time(random: Random) -> Value:

@@ -9,18 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from distill.engines.protocol import Answer, Engine, Request
 from distill.records import Completion, DataError, to_json
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedAnswer:
-    """Completions read back from the log."""
-
-    completions: tuple[Completion, ...]
 
 
 def complete_durably(
@@ -32,7 +24,7 @@ def complete_durably(
     missing: dict[str, Request] = {}
     for request in requests:
         if request.key in logged:
-            answers[request.key] = Answer(request=request, completions=logged[request.key].completions, error=None)
+            answers[request.key] = Answer(request=request, completions=logged[request.key], error=None)
             if on_answer:
                 on_answer(answers[request.key])
         else:
@@ -45,18 +37,17 @@ def complete_durably(
     return answers
 
 
-def read_log(log_path: Path) -> dict[str, LoggedAnswer]:
+def read_log(log_path: Path) -> dict[str, tuple[Completion, ...]]:
     """What is logged, by key. A torn last line is cut off the file; any other broken line raises `DataError`."""
     if not log_path.exists():
         return {}
     _mend(log_path)
-    logged: dict[str, LoggedAnswer] = {}
+    logged: dict[str, tuple[Completion, ...]] = {}
     with log_path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as handle:
         for number, line in enumerate(handle, start=1):
             try:
                 entry = json.loads(line)
-                completions = tuple(Completion.from_json(completion) for completion in entry["completions"])
-                logged[entry["key"]] = LoggedAnswer(completions=completions)
+                logged[entry["key"]] = tuple(Completion.from_json(completion) for completion in entry["completions"])
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f"{log_path}:{number}: not a logged answer ({error}); remove the line to ask for it again"
