@@ -17,12 +17,12 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 Role = Literal["system", "user", "assistant", "tool"]
-Category = Literal["simple", "multiple", "parallel", "parallel_multiple", "irrelevance"]
+Category = Literal["simple", "multiple", "parallel", "parallel_multiple", "irrelevance", "relevance"]
 Split = Literal["train", "validation", "test"]
 FinishReason = Literal["stop", "length", "error"]
 Verdict = Literal["correct", "wrong_tool", "wrong_arguments", "wrong_count", "malformed", "truncated", "error"]
 
-CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance")
+CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance", "relevance")
 VERDICTS: tuple[Verdict, ...] = (
     "correct",
     "wrong_tool",
@@ -112,14 +112,16 @@ class ToolsSpan:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a row came from: file and 1-based line."""
+    """Where a row came from: file, 1-based line, offset of its first byte (uncompressed), and the request's id where a log has one."""
 
     path: str
     line: int
+    offset: int | None = None
+    request_id: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Source:
-        return cls(path=value["path"], line=value["line"])
+        return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)

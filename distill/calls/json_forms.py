@@ -1,4 +1,4 @@
-"""Text -> tool calls for the formats that carry JSON: Llama 3.1's objects, `<function=name>` tags and Hermes `<tool_call>` tags.
+"""Text -> tool calls for the formats that carry JSON: Llama 3.1's, `<function=name>` and Hermes tags, OpenAI's `tool_calls`.
 
 Each has a strict reader (`read_*`: the calls and nothing else) and a lenient one (`decode_*`: as the leaderboard's handlers do).
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from distill.calls.bfcl_python import decode_python_literal
-from distill.calls.bounds import MAX_INT_DIGITS, ParseError, check_depth, check_int
+from distill.calls.bounds import MAX_INT_DIGITS, ParseError, ParseReason, check_depth, check_int
 from distill.records import JsonObject, JsonValue, ToolCall
 
 PYTHON_TAG = "<|python_tag|>"
@@ -69,6 +69,41 @@ def read_hermes(text: str) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
+def read_openai(text: str) -> tuple[ToolCall, ...]:
+    """`[{"id": ..., "type": "function", "function": {"name": ..., "arguments": "{...}"}}]`, or the message that holds them.
+
+    Arguments are JSON as text, as the API has it, or an object, as chat templates have it. `id`, `type` and the `index` of a stream may be
+    left out. Of a message only `role`, `content`, `refusal` and `tool_calls` are looked at; its text must be empty. Raises ParseError.
+    """
+    check_depth(text)
+    position = _skip(text, 0)
+    if _is_no_calls(text, position):
+        return ()
+    if text.startswith("{", position):
+        message, end = _read_json(text, position)
+        if (end := _skip(text, end)) < len(text):
+            raise _around(text, end)
+        return tuple(_openai_call(item, position) for item in _message_calls(cast(JsonObject, message), position))
+    if not text.startswith("[", position):
+        raise ParseError(
+            "not_a_list", position, f"the reply begins with {text[position : position + 20]!r}, not with ["
+        )
+    calls: list[ToolCall] = []
+    separator = "["
+    while separator != "]":
+        start = _skip(text, position + 1)
+        item, end = _read_json(text, start)
+        calls.append(_openai_call(item, start))
+        position = _skip(text, end)
+        separator = text[position : position + 1]
+        if separator not in (",", "]") or not separator:
+            reason: ParseReason = "syntax" if separator else "unterminated"
+            raise ParseError(reason, position, f"{text[position : position + 20]!r} where , or ] should follow")
+    if (end := _skip(text, position + 1)) < len(text):
+        raise _around(text, end)
+    return tuple(calls)
+
+
 def decode_llama_json(text: str) -> tuple[ToolCall, ...]:
     """As BFCL's Llama 3.1 handler: JSON parts where a `;` stands anywhere, else one Python literal (so `true` fails). Raises ParseError."""
     text = text.replace(PYTHON_TAG, "")
@@ -107,6 +142,24 @@ def decode_function_tags(text: str) -> tuple[ToolCall, ...]:
         if isinstance(arguments, dict):
             calls.append(ToolCall(name=name, arguments=arguments))
     return tuple(calls)
+
+
+def decode_openai(text: str) -> tuple[ToolCall, ...]:
+    """As BFCL's handlers of function-calling APIs read what they kept of a reply, here as JSON text. Raises ParseError.
+
+    They keep a list of `{name: arguments}`, the arguments as text (OpenAI's, Anthropic's and most others) or as an object (Gemini's), and
+    where nothing was called the reply's own text, which fails unless it is empty. `tool_calls` objects and the message that holds them
+    are read as what the handlers make of them.
+    """
+    if not text:
+        return ()
+    calls = _load_json(text)
+    if isinstance(calls, dict):
+        found = calls.get("tool_calls")
+        calls = [] if found is None and calls.get("content") == "" else found
+    if not isinstance(calls, list):
+        raise ParseError("not_a_list", 0, "no list of tool calls, and no message that holds one")
+    return tuple(_api_call(item) for item in calls)
 
 
 _HERMES_OPEN, _HERMES_CLOSE = "<tool_call>", "</tool_call>"
@@ -160,6 +213,79 @@ def _object_call(text: str, position: int, arguments_key: str) -> tuple[ToolCall
     if not isinstance(name, str):
         raise ParseError("wrong_shape", position, f"the name of a call is a string; found {name!r}")
     return ToolCall(name=name, arguments=_arguments(call[arguments_key], position)), _skip(text, end)
+
+
+def _message_calls(message: JsonObject, position: int) -> list[JsonValue]:
+    """The `tool_calls` of an assistant message that says nothing besides."""
+    role, calls = message.get("role", "assistant"), message.get("tool_calls") or []
+    if role != "assistant" or not message.keys() & {"role", "tool_calls"}:
+        found = (
+            f"the role {role!r}" if "role" in message else f"an object with the keys {', '.join(map(repr, message))}"
+        )
+        raise ParseError(
+            "wrong_keys", position, f"{found}; calls are a list, or the tool_calls of an assistant message"
+        )
+    for key in ("content", "refusal"):
+        if message.get(key):
+            reason: ParseReason = "text_around" if calls else "not_a_list"
+            raise ParseError(
+                reason, position, f"the message holds text in {key!r}{' besides calls' if calls else ' and no calls'}"
+            )
+    if not isinstance(calls, list):
+        raise ParseError("wrong_shape", position, f"tool_calls are a list; found {type(calls).__name__}")
+    return calls
+
+
+def _openai_call(item: JsonValue, position: int) -> ToolCall:
+    """One entry of `tool_calls`, read strictly; `position` is where it stands, as text inside a JSON string has no offset of its own."""
+    keys = item.keys() if isinstance(item, dict) else set()
+    if not isinstance(item, dict) or "function" not in keys or keys - {"id", "type", "index", "function"}:
+        found = ", ".join(map(repr, item)) if isinstance(item, dict) else type(item).__name__
+        raise ParseError(
+            "wrong_keys", position, f"a tool call has the keys id, type and function; found {found or 'none'}"
+        )
+    function = item["function"]
+    if item.get("type", "function") != "function" or not isinstance(function, dict):
+        raise ParseError("wrong_shape", position, "a tool call is of type function, and its function an object")
+    if function.keys() != {"name", "arguments"} or not isinstance(function["name"], str):
+        raise ParseError("wrong_keys", position, "a function has the keys name, a string, and arguments")
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        arguments = _read_whole_json(arguments, position)
+    return ToolCall(name=function["name"], arguments=_arguments(arguments, position))
+
+
+def _read_whole_json(text: str, position: int) -> JsonValue:
+    """JSON that stands as text at `position` of another."""
+    try:
+        check_depth(text)
+        value, end = _read_json(text, _skip(text, 0))
+        if (end := _skip(text, end)) < len(text):
+            raise _around(text, end)
+    except ParseError as error:
+        raise ParseError(error.reason, position, f"in the arguments, at {error.position}: {error.message}") from None
+    return value
+
+
+def _api_call(item: JsonValue) -> ToolCall:
+    """One call as an API or BFCL's result files hold it; a tool may itself be called `function`."""
+    if isinstance(item, dict) and isinstance(function := item.get("function"), dict) and "arguments" in function:
+        name, arguments, num_keys = function.get("name"), function["arguments"], 1
+    elif isinstance(item, dict) and item:
+        (name, arguments), num_keys = next(iter(item.items())), len(item)
+    else:
+        raise ParseError(
+            "wrong_keys", 0, f"a call is an object of a name and its arguments; found {type(item).__name__}"
+        )
+    if not isinstance(name, str):
+        raise ParseError("wrong_keys", 0, f"the name of a call is a string; found {name!r}")
+    if isinstance(arguments, str):
+        arguments = _load_json(arguments)
+    elif not isinstance(arguments, dict):
+        raise ParseError("wrong_keys", 0, f"arguments are JSON text or an object; found {type(arguments).__name__}")
+    elif num_keys > 1:
+        raise ParseError("wrong_shape", 0, f"one object for each call; found the keys {', '.join(map(repr, item))}")
+    return ToolCall(name=name, arguments=_arguments(arguments, 0))
 
 
 def _arguments(value: JsonValue, position: int) -> JsonObject:

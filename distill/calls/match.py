@@ -16,6 +16,7 @@ from distill.records import Category, ExpectedCall, FinishReason, Tool, ToolCall
 
 EXCEPTION = "checker:exception"
 ENGINE_ERROR = "completion:error"
+NO_CALL = "relevance_error:decoder_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def match(
 ) -> Match:
     """Whether `predicted` is right for `expected`, as BFCL decides it. Raises nothing.
 
-    `irrelevance` is right when nothing was called, whatever `expected` says. In the parallel categories the order of calls is free and
+    `irrelevance` is right when nothing was called and `relevance` when anything was, whatever `expected` says. In the parallel categories the order of calls is free and
     the search is BFCL's greedy one. Where BFCL knows no type for a parameter of JSON Schema (`number`, `object`, a list of
     types, no type, an array without `items`) it would raise; here `number` is `float`, `object` is `dict`, and a parameter without
     one type takes the type of its first option.
@@ -43,6 +44,8 @@ def match(
     try:
         if category == "irrelevance":
             return _match_nothing(predicted)
+        if category == "relevance":
+            return CORRECT if predicted else Match("wrong_count", NO_CALL, "no call; expected at least one")
         if category in ("parallel", "parallel_multiple"):
             return _match_unordered(predicted, expected, tools)
         checker = "multiple" if category == "multiple" else "simple"
@@ -78,7 +81,8 @@ def score_text(
         if category == "irrelevance":
             return CORRECT
         kind = "decoder_wrong_output_format" if error.reason == "wrong_shape" else "decoder_failed"
-        return Match("truncated" if finish_reason == "length" else "malformed", f"ast_decoder:{kind}", str(error))
+        bfcl_error = NO_CALL if category == "relevance" else f"ast_decoder:{kind}"
+        return Match("truncated" if finish_reason == "length" else "malformed", bfcl_error, str(error))
     return match(predicted, expected, tools=tools, category=category)
 
 
@@ -94,7 +98,11 @@ def exactly(call: ToolCall, *, tool: Tool) -> ExpectedCall:
 
 
 def same_calls(a: Sequence[ToolCall], b: Sequence[ToolCall]) -> bool:
-    """Whether two answers make the same calls: equal canonical keys."""
+    """Whether two answers make the same calls: equal canonical keys.
+
+    That is the optimal assignment. Calls are the same or not, with nothing between and no option that suits two of them, so one-to-one
+    assignments of like calls exist exactly where both answers hold each call equally often, which sorting compares.
+    """
     return canonical_key(a) == canonical_key(b)
 
 

@@ -11,19 +11,21 @@ from distill.calls.json_forms import (
     decode_function_tags,
     decode_hermes,
     decode_llama_json,
+    decode_openai,
     read_function_tags,
     read_hermes,
     read_llama_json,
+    read_openai,
 )
 from distill.calls.strict_python import read_python_calls
 from distill.records import ToolCall
 
 __all__ = ["CALL_FORMATS", "CallFormat", "ParseError", "ParseMode", "ParseReason", "looks_like_calls", "parse_calls"]
 
-CallFormat: TypeAlias = Literal["pythonic", "llama_json", "function_tag", "hermes"]
+CallFormat: TypeAlias = Literal["pythonic", "llama_json", "function_tag", "hermes", "openai"]
 ParseMode: TypeAlias = Literal["bfcl", "strict"]
 
-CALL_FORMATS: tuple[CallFormat, ...] = ("pythonic", "llama_json", "function_tag", "hermes")
+CALL_FORMATS: tuple[CallFormat, ...] = ("pythonic", "llama_json", "function_tag", "hermes", "openai")
 
 _ATTEMPT = re.compile(r"^\s*[\[{<]|\w\(|```")
 
@@ -32,10 +34,12 @@ _READERS = {
     ("bfcl", "llama_json"): decode_llama_json,
     ("bfcl", "function_tag"): decode_function_tags,
     ("bfcl", "hermes"): decode_hermes,
+    ("bfcl", "openai"): decode_openai,
     ("strict", "pythonic"): read_python_calls,
     ("strict", "llama_json"): read_llama_json,
     ("strict", "function_tag"): read_function_tags,
     ("strict", "hermes"): read_hermes,
+    ("strict", "openai"): read_openai,
 }
 
 
@@ -50,8 +54,8 @@ def parse_calls(text: str, *, mode: ParseMode, call_format: CallFormat = "python
     dropped, the last duplicate wins, a nested call with keywords is `{name: arguments}` and without them its source text.
     So values may be what Python literals are and JSON is not (tuple, bytes, complex, keys that are no strings), and the
     argument name of `**something` is None. Such calls are for `distill.calls.match`; they are not written to a file.
-    `pythonic` follows `default_decode_ast_prompting`, `llama_json` the Llama 3.1 handler, `hermes` the Qwen one;
-    `function_tag` has no counterpart there and reads every well-formed tag it finds.
+    `pythonic` follows `default_decode_ast_prompting`, `llama_json` the Llama 3.1 handler, `hermes` the Qwen one,
+    `openai` those of function-calling APIs; `function_tag` has no counterpart there and reads every well-formed tag it finds.
 
     Time and memory are linear in the text; the limits are the constants of `distill.calls.bounds`.
     """

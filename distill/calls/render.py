@@ -19,6 +19,7 @@ def render_calls(calls: Sequence[ToolCall], call_format: CallFormat = "pythonic"
     llama_json     {"name": "name", "parameters": {...}}; {"name": ...}
     function_tag   <function=name>{...}</function>, one per line
     hermes         <tool_call>, {"name": "name", "arguments": {...}} and </tool_call> on lines of their own
+    openai         [{"id": "call_0", "type": "function", "function": {"name": "name", "arguments": "{...}"}}]
 
     Strings stand in double quotes; those, backslashes, control characters and surrogates are escaped, the rest is kept. An
     argument name that is no name stands in `**{"odd name": 1}`. Infinity is `1e999` and not-a-number `1e999 - 1e999`, which BFCL
@@ -80,11 +81,24 @@ def _hermes(calls: Sequence[ToolCall]) -> str:
     return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in objects)
 
 
+def _openai(calls: Sequence[ToolCall]) -> str:
+    objects: list[JsonValue] = [
+        {
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": _json(call.arguments)},
+        }
+        for index, call in enumerate(calls)
+    ]
+    return _json(objects)
+
+
 _RENDERERS: dict[CallFormat, Callable[[Sequence[ToolCall]], str]] = {
     "pythonic": _pythonic,
     "llama_json": _llama_json,
     "function_tag": _function_tags,
     "hermes": _hermes,
+    "openai": _openai,
 }
 
 
@@ -118,7 +132,7 @@ def _escaped(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def _json(value: JsonObject) -> str:
+def _json(value: JsonValue) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return _SURROGATE.sub(lambda surrogate: f"\\u{ord(surrogate.group()):04x}", text)
 

@@ -16,13 +16,13 @@ from distill.embedded import conventions
 from distill.embedded.conventions import TARGET, Convention, draw_layout, reply_text, system_text, tools_text
 from distill.embedded.domains import pretraining_domains
 from distill.embedded.values import Value
-from distill.embedded.world import Naming, Spelling, WorldCall, WorldTool, compose, draw_call, draw_tools
+from distill.embedded.world import Naming, Spelling, WorldCall, WorldTool, compose, draw_call, draw_tool, draw_tools
 from distill.instructions.jobs import JOBS, Job, instruction, request_and_calls
 from distill.records import Message
 
 ModelRole = Literal["teacher", "student"]
 NEW_REQUEST = "Write a new request."
-NAMINGS: tuple[Naming, ...] = ("varied", "coined")
+NAMINGS: tuple[Naming, ...] = ("varied", "reworded", "coined")
 SPELLINGS: tuple[Spelling, ...] = ("bfcl", "bfcl", "bfcl", "json_schema")
 STUDENT_FORMATS: tuple[CallFormat, ...] = (*("pythonic",) * 5, *("llama_json",) * 3, "hermes", "function_tag")
 
@@ -40,7 +40,8 @@ def draw_conversation(
 ) -> Conversation:
     """One conversation of a role. The teacher spends an eighth of its conversations on jobs other than answering.
 
-    Half of the tools bear coined names and enum members: who goes by memory of names is wrong there, so specifications are read.
+    A third of the tools bear coined names and enum members, for another third the words that tie requests to specifications are
+    coined: who goes by memory of words is wrong there, so specifications are read.
 
     A `plain` one is the first lesson: required parameters only, one call per request, no other job.
     """
@@ -59,7 +60,7 @@ def draw_conversation(
         )
     convention, directives = (TARGET, random.random() < 0.15) if role == "teacher" else _draw_student_convention(random)
     system = Message("system", system_text(listed, convention, random, directives=directives))
-    absent = _absent_tools(tools, random)
+    absent = _absent_tools(tools, naming, random)
     exchanges = tuple(_answer_exchange(tools, absent, convention, random) for _ in range(num_exchanges))
     return Conversation(system=system, exchanges=exchanges)
 
@@ -115,17 +116,15 @@ def _draw_student_convention(random: Random) -> tuple[Convention, bool]:
     return Convention(call_format=call_format, normalised=False, states_defaults=random.random() < 0.3), False
 
 
-def _absent_tools(tools: list[WorldTool], random: Random) -> list[WorldTool]:
-    """Tools of the same domains that are not on the list: requests for them must be declined."""
+def _absent_tools(tools: list[WorldTool], naming: Naming, random: Random) -> list[WorldTool]:
+    """Tools of the same and of other domains that are not on the list: requests for them must be declined."""
     present = {tool.concept.key for tool in tools}
-    others = draw_tools((random.choice(pretraining_domains()),), 2, random, naming="varied", spelling="bfcl")
     home = tools[0].domain
-    near = [concept for concept in home.concepts if concept.key not in present]
+    others = draw_tools((random.choice(pretraining_domains()),), 2, random, naming=naming, spelling="bfcl")
     chosen = [tool for tool in others if tool.concept.key not in present]
+    near = [concept for concept in home.concepts if concept.key not in present]
     if near:
-        concept = random.choice(near)
-        params = {key: key for key in concept.required}
-        chosen.append(replace(tools[0], concept=concept, names=params))
+        chosen.append(draw_tool(home, random.choice(near), random, naming=naming, spelling="bfcl"))
     return chosen
 
 

@@ -6,8 +6,10 @@ argument, in a sentence frame. Whoever reads the tool's specification and the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from distill.embedded.domains import Concept, Domain, Kind, Param, load_domain
 from distill.embedded.values import Pool, Value
 from distill.records import JsonObject, JsonValue, Tool
 
-Naming = Literal["varied", "coined", "first"]
+Naming = Literal["varied", "reworded", "coined", "first"]
 Spelling = Literal["bfcl", "json_schema"]
 
 TYPES = {
@@ -48,7 +50,8 @@ JOINTS: dict[Pool, tuple[str, ...]] = {
 class WorldTool:
     """A concept as one developer would publish it.
 
-    `names` maps parameter keys to the names in `tool.parameters`, `members` the enum members of the domain to those published.
+    `names` maps parameter keys to the names in `tool.parameters`, `members` the enum members of the domain to those published,
+    `lexicon` words of the domain to the coined words that its names, descriptions and requests use instead.
     """
 
     tool: Tool
@@ -56,6 +59,7 @@ class WorldTool:
     concept: Concept
     names: Mapping[str, str]
     members: Mapping[str, str]
+    lexicon: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +103,23 @@ def draw_tool(
     """One published form of a concept."""
     optional = [key for key in concept.optional if all_optional or random.random() < 0.7]
     keys = [*concept.required, *optional]
-    names = _param_names(domain, keys, random, naming)
+    lexicon = _draw_lexicon(domain, concept, random) if naming == "reworded" else {}
+    names = _param_names(domain, keys, random, naming, lexicon)
     members = _coined_members(domain, keys, random) if naming == "coined" else {}
     properties: JsonObject = {
-        names[key]: _schema(domain.params[key], key in optional, random, naming, spelling, members) for key in keys
+        names[key]: _schema(domain.params[key], key in optional, random, naming, spelling, members, lexicon)
+        for key in keys
     }
     tool = Tool(
-        name=_tool_name(concept, random, naming),
-        description=_choose(concept.descriptions, random, naming) + ".",
+        name=_tool_name(concept, random, naming, lexicon),
+        description=_reword(_choose(concept.descriptions, random, naming), lexicon) + ".",
         parameters={
             "type": TYPES[spelling]["object"],
             "properties": properties,
             "required": [names[key] for key in concept.required],
         },
     )
-    return WorldTool(tool=tool, domain=domain, concept=concept, names=names, members=members)
+    return WorldTool(tool=tool, domain=domain, concept=concept, names=names, members=members, lexicon=lexicon)
 
 
 def draw_call(world_tool: WorldTool, random: Random, pool: Pool) -> WorldCall:
@@ -204,21 +210,23 @@ def _draw_list(kind: Kind, random: Random, pool: Pool) -> Value:
 
 
 def _sentence(call: WorldCall, frame: str, random: Random, pool: Pool) -> str:
-    clauses = [_clause(call.world_tool.domain.params[key], value, random) for key, value in call.values.items()]
+    tool = call.world_tool
+    clauses = [_clause(tool.domain.params[key], value, tool.lexicon, random) for key, value in call.values.items()]
+    intent = _reword(call.intent, tool.lexicon)
     if random.random() < 0.7:
         random.shuffle(clauses)
     extra = ""
     if len(clauses) >= 3 and random.random() < 0.15:
         extra = " " + random.choice(SECOND_SENTENCES[pool]).format(c=clauses.pop())
     joint = ", " if len(clauses) >= 2 and random.random() < 0.25 else " "
-    body = joint.join([call.intent, *clauses]) if joint == " " else call.intent + " " + joint.join(clauses)
+    body = joint.join([intent, *clauses]) if joint == " " else intent + " " + joint.join(clauses)
     return frame.replace("{x}", body).replace("{X}", body[:1].upper() + body[1:]) + extra
 
 
-def _clause(param: Param, value: Value, random: Random) -> str:
+def _clause(param: Param, value: Value, lexicon: Mapping[str, str], random: Random) -> str:
     if param.value.named == "bool":
-        return random.choice(param.phrases_true if value.written else param.phrases_false)
-    phrase = random.choice(param.phrases)
+        return _reword(random.choice(param.phrases_true if value.written else param.phrases_false), lexicon)
+    phrase = _reword(random.choice(param.phrases), lexicon)
     if param.value.fields_by_name is None:
         return phrase.replace("{v}", value.spoken)
     for name, spoken in zip(param.value.fields_by_name, value.spoken.split("\n"), strict=True):
@@ -230,22 +238,72 @@ def _choose(options: Sequence[str], random: Random, naming: Naming) -> str:
     return options[0] if naming == "first" else random.choice(options)
 
 
-def _tool_name(concept: Concept, random: Random, naming: Naming) -> str:
+def _tool_name(concept: Concept, random: Random, naming: Naming, lexicon: Mapping[str, str]) -> str:
     if naming != "coined":
-        return _choose(concept.names, random, naming)
-    words = [values.coined_word(random) for _ in range(random.choice((1, 2)))]
+        return _reword(_choose(concept.names, random, naming), lexicon)
+    words = [_short_word(random) for _ in range(random.choice((1, 2)))]
     return random.choice(("_", ".")).join(words)
 
 
-def _param_names(domain: Domain, keys: Sequence[str], random: Random, naming: Naming) -> dict[str, str]:
+def _param_names(
+    domain: Domain, keys: Sequence[str], random: Random, naming: Naming, lexicon: Mapping[str, str]
+) -> dict[str, str]:
     names: dict[str, str] = {}
     for key in keys:
-        options = [name for name in domain.params[key].names if name not in names.values()]
-        name = _choose(options, random, naming) if options and naming != "coined" else values.coined_word(random)
+        published = [_reword(name, lexicon) for name in domain.params[key].names]
+        options = [name for name in published if name not in names.values()]
+        name = _choose(options, random, naming) if options and naming != "coined" else _short_word(random)
         while name in names.values():
-            name = values.coined_word(random)
+            name = _short_word(random)
         names[key] = name
     return names
+
+
+def _short_word(random: Random) -> str:
+    return values.coined_word(random, random.choice((1, 2, 2)))
+
+
+WORD = re.compile(r"\{[^}]*\}|[A-Za-z][a-z]+")
+FUNCTION_WORDS = frozenset("that this with from into onto over what which when where whose have make made give take them they will".split())
+
+
+def _draw_lexicon(domain: Domain, concept: Concept, random: Random) -> dict[str, str]:
+    """Coined words for most of the words that tie requests to specifications, so that only reading both tells what is meant."""
+    said, published = _tying_words(domain.domain, concept.key)
+    return {word: _short_word(random) for word in sorted(said & published) if random.random() < 0.8}
+
+
+@cache
+def _tying_words(domain_name: str, concept_key: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Words of a concept's requests, and words of its specification."""
+    domain = load_domain(domain_name)
+    concept = next(concept for concept in domain.concepts if concept.key == concept_key)
+    params = [domain.params[key] for key in (*concept.required, *concept.optional)]
+    said = [*concept.intents, *(phrase for param in params for phrase in _all_phrases(param))]
+    published = [*concept.names, *concept.descriptions, *(text for param in params for text in (*param.names, *param.descriptions))]
+    return _words(said), _words(published)
+
+
+def _all_phrases(param: Param) -> Iterable[str]:
+    return (*param.phrases, *param.phrases_true, *param.phrases_false)
+
+
+def _words(texts: Iterable[str]) -> frozenset[str]:
+    found = (match.group().lower() for text in texts for match in WORD.finditer(text))
+    return frozenset(word for word in found if len(word) >= 4 and word.isalpha()) - FUNCTION_WORDS
+
+
+def _reword(text: str, lexicon: Mapping[str, str]) -> str:
+    """The text with the lexicon's words in place of its own, capitals kept; placeholders in braces stay."""
+    if not lexicon:
+        return text
+
+    def replacement(match: re.Match[str]) -> str:
+        word = match.group()
+        coined = lexicon.get(word.lower(), word)
+        return coined.capitalize() if word[0].isupper() and coined != word else coined
+
+    return WORD.sub(replacement, text)
 
 
 def _coined_members(domain: Domain, keys: Sequence[str], random: Random) -> dict[str, str]:
@@ -254,7 +312,7 @@ def _coined_members(domain: Domain, keys: Sequence[str], random: Random) -> dict
     for key in keys:
         kind = domain.params[key].value
         for member in (kind.item or kind).enum or {}:
-            word = values.coined_word(random, random.choice((1, 2)))
+            word = _short_word(random)
             code = random.choice((word, word.upper(), word[:3].upper() + str(random.randint(1, 99))))
             if code not in members.values():
                 members[member] = code
@@ -262,10 +320,17 @@ def _coined_members(domain: Domain, keys: Sequence[str], random: Random) -> dict
 
 
 def _schema(
-    param: Param, optional: bool, random: Random, naming: Naming, spelling: Spelling, members: Mapping[str, str]
+    param: Param,
+    optional: bool,
+    random: Random,
+    naming: Naming,
+    spelling: Spelling,
+    members: Mapping[str, str],
+    lexicon: Mapping[str, str],
 ) -> JsonObject:
     schema = _kind_schema(param.value, spelling, members)
-    schema["description"] = _choose(param.descriptions, random, naming) + _enum_hint(param.value, members)
+    described = _reword(_choose(param.descriptions, random, naming), lexicon)
+    schema["description"] = described + _enum_hint(param.value, members)
     if optional and param.default is not None:
         schema["default"] = members.get(str(param.default), param.default)
     return schema
