@@ -13,7 +13,8 @@ import typer
 
 from distill.config import Config, ConfigError, load_config
 from distill.records import DataError
-from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_config, set_state
+from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_config, set_state, write_json
+from distill.scoring import row_lines, score_files, scores_json, table_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -123,6 +124,63 @@ def status(run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, 
         done = f"{entry['done']}/{entry['total']} {entry['unit']}" if "total" in entry else ""
         eta = f"{entry['eta_s']:.0f} s left" if entry["state"] == "InProgress" and entry.get("eta_s") else ""
         print(f"{stage:<9} {entry['state']:<11} {done:<22} {eta} {entry.get('message', '')}".rstrip())
+
+
+@app.command()
+def score(
+    questions: Annotated[
+        Path, typer.Argument(metavar="QUESTIONS", help="BFCL's questions, such as BFCL_v4_live_multiple.json")
+    ],
+    answers: Annotated[
+        str, typer.Argument(metavar="ANSWERS", help="its possible answers; - for irrelevance and relevance")
+    ],
+    outputs: Annotated[
+        Path, typer.Argument(metavar="OUTPUTS", help="a BFCL result file, or JSON Lines with id and result")
+    ],
+    category: Annotated[str, typer.Option(metavar="NAME", help="BFCL's category, such as live_multiple")],
+    call_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="how text writes calls: pythonic (Java and JavaScript: as there), llama_json, function_tag, hermes, openai",
+        ),
+    ] = "pythonic",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write the rows there and print the table only")
+    ] = None,
+) -> None:
+    """Score any model's outputs on one category of BFCL, as its own checker would, and say what is wrong in each."""
+    answers_file = None if answers == "-" else Path(answers)
+    scores = score_files(questions, answers_file, outputs, category=category, call_format=call_format)
+    if json_file is None:
+        print(*row_lines(scores), "", sep="\n")
+    else:
+        try:
+            write_json(json_file, scores_json(scores))
+        except OSError as error:
+            raise DataError(f"--json {json_file}: cannot write there ({error.strerror}); give another path") from None
+    # Flushed here, where a reader that has enough, such as `head`, ends the command without a word.
+    print(*table_lines(scores), sep="\n", flush=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, such as runs/demo")],
+    export_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="openai, trl, axolotl or bedrock")],
+    stage: Annotated[str | None, typer.Option(help="prompts, curate or augment; all that are finished")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; all")] = None,
+    tools: Annotated[str, typer.Option(help="text: as the student sees them; native: fields of their own")] = "text",
+    out: Annotated[
+        Path | None, typer.Option(help="a folder, RUN/export/FORMAT without this; or a .jsonl file for one set")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace files that are there with other content")] = False,
+) -> None:
+    """Write a run's prompts and examples as another tool reads them."""
+    from distill.export import export_run, summary_lines  # late: the sources' packages are no need of `score`
+
+    files = export_run(run, export_format=export_format, stage=stage, split=split, tools=tools, out=out, force=force)
+    print(*summary_lines(files), sep="\n")
 
 
 @app.command()

@@ -7,7 +7,6 @@ and the two are inverse. Arguments and tool schemas stay plain JSON values end t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -285,6 +284,8 @@ def to_json(record: Any) -> JsonObject:
 
 def content_id(*parts: object) -> str:
     """A content hash: 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
+    import hashlib  # late: it loads OpenSSL, which who only reads and compares calls has no need of
+
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

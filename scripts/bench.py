@@ -38,7 +38,9 @@ from distill.engines.tokenizer import load_tokenizer
 from distill.engines.transformers_engine import TransformersEngine, open_transformers
 from distill.records import JsonValue, Message, ToolCall
 from distill.run_dir import write_json
-from distill.sources.bedrock_jsonl import BedrockRecord, read_bedrock_jsonl
+from distill.sources.bedrock_jsonl import read_bedrock_jsonl
+from distill.sources.files import input_file, read_lines
+from distill.sources.record import SourceRecord
 from distill.training.examples import TrainingExample
 from distill.training.student import attach_adapter, load_student
 
@@ -295,10 +297,11 @@ def _customer_replies() -> Iterator[Reply]:
     """The demo customer's test prompts with the replies their answers ask for."""
     with TemporaryDirectory() as folder:
         write_customer_files(Path(folder), seed=0)
-        records = list(read_bedrock_jsonl(Path(folder) / "same_tools.jsonl", name="same_tools.jsonl"))
+        lines = read_lines(input_file(str(Path(folder) / "same_tools.jsonl")))
+        records = list(read_bedrock_jsonl(lines, name="same_tools.jsonl"))
         answers = (Path(folder) / "same_tools.answers.jsonl").read_text(encoding="utf-8").splitlines()
     for record, answer in zip(records, answers, strict=True):
-        assert isinstance(record, BedrockRecord)
+        assert isinstance(record, SourceRecord)
         yield Reply(record.messages, render_calls([_first_call(call) for call in json.loads(answer)["ground_truth"]]))
 
 

@@ -13,10 +13,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "distill"
 LAYERS = {
     "distill.records": 0, "distill.config": 0, "distill.run_dir": 0,
-    "distill.calls": 1, "distill.chat": 1, "distill.instructions": 1,
+    "distill.calls": 1, "distill.chat": 1, "distill.instructions": 1, "distill.json_schema": 1,
     "distill.sources": 2, "distill.engines": 2, "distill.augmentation": 2, "distill.training": 2, "distill.evaluation": 2,
-    "distill.embedded": 2,
-    "distill.stages": 3,
+    "distill.embedded": 2, "distill.publish": 2,
+    "distill.stages": 3, "distill.scoring": 3, "distill.export": 3, "distill.export_formats": 3,
     "distill.cli": 4, "distill.embedded.demo": 4,
 }  # fmt: skip
 PURE = ("distill.calls",)
@@ -25,6 +25,9 @@ LIGHT = (
     "distill.config",
     "distill.run_dir",
     "distill.cli",
+    "distill.scoring",
+    "distill.export",
+    "distill.export_formats",
     "distill.chat",
     "distill.instructions.jobs",
 )

@@ -22,7 +22,7 @@ MAX_INT_BITS = 14_284
 
 ParseReason = Literal[
     "empty",  # nothing but white space
-    "too_long",  # over MAX_TEXT_CHARS
+    "too_long",  # over MAX_TEXT_CHARS; Java and JavaScript: over a bound of distill.calls.syntax
     "too_deep",  # over MAX_DEPTH
     "number_too_large",  # over MAX_INT_DIGITS or MAX_INT_BITS
     "not_text",  # a NUL byte or a lone surrogate

@@ -159,7 +159,7 @@ def decode_openai(text: str) -> tuple[ToolCall, ...]:
         calls = [] if found is None and calls.get("content") == "" else found
     if not isinstance(calls, list):
         raise ParseError("not_a_list", 0, "no list of tool calls, and no message that holds one")
-    return tuple(_api_call(item) for item in calls)
+    return _bfcl_calls([_api_call(item) for item in calls], "arguments")
 
 
 _HERMES_OPEN, _HERMES_CLOSE = "<tool_call>", "</tool_call>"
@@ -267,25 +267,21 @@ def _read_whole_json(text: str, position: int) -> JsonValue:
     return value
 
 
-def _api_call(item: JsonValue) -> ToolCall:
-    """One call as an API or BFCL's result files hold it; a tool may itself be called `function`."""
+def _api_call(item: JsonValue) -> JsonObject:
+    """Name and arguments of one call as an API or BFCL's result files hold it; a tool may itself be called `function`."""
     if isinstance(item, dict) and isinstance(function := item.get("function"), dict) and "arguments" in function:
-        name, arguments, num_keys = function.get("name"), function["arguments"], 1
+        name, arguments = function.get("name"), function["arguments"]
     elif isinstance(item, dict) and item:
-        (name, arguments), num_keys = next(iter(item.items())), len(item)
+        name, arguments = next(iter(item.items()))
     else:
         raise ParseError(
             "wrong_keys", 0, f"a call is an object of a name and its arguments; found {type(item).__name__}"
         )
-    if not isinstance(name, str):
-        raise ParseError("wrong_keys", 0, f"the name of a call is a string; found {name!r}")
     if isinstance(arguments, str):
         arguments = _load_json(arguments)
     elif not isinstance(arguments, dict):
         raise ParseError("wrong_keys", 0, f"arguments are JSON text or an object; found {type(arguments).__name__}")
-    elif num_keys > 1:
-        raise ParseError("wrong_shape", 0, f"one object for each call; found the keys {', '.join(map(repr, item))}")
-    return ToolCall(name=name, arguments=_arguments(arguments, 0))
+    return {"name": name, "arguments": arguments}
 
 
 def _arguments(value: JsonValue, position: int) -> JsonObject:

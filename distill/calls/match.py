@@ -1,4 +1,4 @@
-"""Predicted calls against expected calls -> a verdict and its reason, by the rules of BFCL's Python checker.
+"""Predicted calls against expected calls -> a verdict and its reason, by the rules of BFCL's checker.
 
 Source: `ast_checker` and `eval_runner` of bfcl-eval 2026.3.23. Their error types are ours, word for word; where they raise, the
 verdict is `error` and the error type `checker:exception`.
@@ -6,13 +6,35 @@ verdict is `error` and the error type `checker:exception`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from distill.calls.canonical import canonical_value
+from distill.calls.java import JAVA_TYPES, convert_java, decode_java
+from distill.calls.javascript import JAVASCRIPT_TYPES, convert_javascript, decode_javascript
 from distill.calls.parse import CallFormat, ParseError, parse_calls
 from distill.records import Category, ExpectedCall, FinishReason, Tool, ToolCall, Verdict
+
+Language: TypeAlias = Literal["python", "java", "javascript"]
+"""What the tools' types and a model's values are written in."""
+
+BFCL_CATEGORIES: dict[str, tuple[Category, Language]] = {
+    "simple_python": ("simple", "python"),
+    "simple_java": ("simple", "java"),
+    "simple_javascript": ("simple", "javascript"),
+    "multiple": ("multiple", "python"),
+    "parallel": ("parallel", "python"),
+    "parallel_multiple": ("parallel_multiple", "python"),
+    "irrelevance": ("irrelevance", "python"),
+    "live_simple": ("simple", "python"),
+    "live_multiple": ("multiple", "python"),
+    "live_parallel": ("parallel", "python"),
+    "live_parallel_multiple": ("parallel_multiple", "python"),
+    "live_irrelevance": ("irrelevance", "python"),
+    "live_relevance": ("relevance", "python"),
+}
+"""BFCL's names of its single-turn categories, what we call them, and the language of their calls."""
 
 EXCEPTION = "checker:exception"
 ENGINE_ERROR = "completion:error"
@@ -32,14 +54,23 @@ CORRECT = Match("correct", None, "")
 
 
 def match(
-    predicted: Sequence[ToolCall], expected: Sequence[ExpectedCall], *, tools: Sequence[Tool], category: Category
+    predicted: Sequence[ToolCall],
+    expected: Sequence[ExpectedCall],
+    *,
+    tools: Sequence[Tool],
+    category: Category,
+    language: Language = "python",
 ) -> Match:
     """Whether `predicted` is right for `expected`, as BFCL decides it. Raises nothing.
 
-    `irrelevance` is right when nothing was called and `relevance` when anything was, whatever `expected` says. In the parallel categories the order of calls is free and
-    the search is BFCL's greedy one. Where BFCL knows no type for a parameter of JSON Schema (`number`, `object`, a list of
-    types, no type, an array without `items`) it would raise; here `number` is `float`, `object` is `dict`, and a parameter without
-    one type takes the type of its first option.
+    `irrelevance` is right when nothing was called and `relevance` when anything was, whatever `expected` says. In the parallel
+    categories the order of calls is free and the search is BFCL's greedy one. Where BFCL knows no type for a parameter of JSON Schema
+    (`number`, `object`, a list of types, no type, an array without `items`) it would raise; here `number` is `float`, `object` is
+    `dict`, and a parameter without one type takes the type of its first option.
+
+    In Java and JavaScript each argument is source text, converted to the parameter's type before it is compared. The tools
+    carry BFCL's types of that language (JAVA_TYPES, JAVASCRIPT_TYPES), not the strings that BFCL makes of them in its prompts; another
+    type is an error.
     """
     try:
         if category == "irrelevance":
@@ -47,14 +78,14 @@ def match(
         if category == "relevance":
             return CORRECT if predicted else Match("wrong_count", NO_CALL, "no call; expected at least one")
         if category in ("parallel", "parallel_multiple"):
-            return _match_unordered(predicted, expected, tools)
+            return _match_unordered(predicted, expected, tools, language)
         checker = "multiple" if category == "multiple" else "simple"
         # A multiple record has one answer; a simple one is asked for one call whatever its answers are.
         wanted = len(expected) if category == "multiple" else 1
         if len(predicted) != wanted:
             return _wrong_count(f"{checker}_function_checker:wrong_count", len(predicted), wanted)
         tool = _find_tool(tools, expected[0].name) if category == "multiple" else tools[0]
-        return _match_call(predicted[0], expected[0], tool)
+        return _match_call(predicted[0], expected[0], tool, language)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         return Match("error", EXCEPTION, f"the checker cannot compare these: {type(error).__name__}: {error}")
 
@@ -67,23 +98,30 @@ def score_text(
     category: Category,
     finish_reason: FinishReason,
     call_format: CallFormat = "pythonic",
+    language: Language = "python",
 ) -> Match:
-    """Whether a completion's text is right, as BFCL decides it: decoded in bfcl mode, then matched. Raises nothing.
+    """Whether a completion's text is right, as BFCL decides it: decoded in bfcl mode, then matched.
 
     What cannot be decoded is malformed, or truncated when the model was cut off. In `irrelevance` it is right, cut off or not,
     because BFCL takes whatever it cannot decode for a refusal to call. A completion that failed in its engine is an error.
+
+    In Java and JavaScript a `pythonic` text is in the syntax of that language; the other formats are decoded as ever. Raises
+    DataError where that syntax is to be read and the extra `java-js` is not installed, and nothing else.
     """
     if finish_reason == "error":
         return Match("error", ENGINE_ERROR, "the engine returned an error instead of a completion")
     try:
-        predicted = parse_calls(text, mode="bfcl", call_format=call_format)
+        if language == "python" or call_format != "pythonic":
+            predicted = parse_calls(text, mode="bfcl", call_format=call_format)
+        else:
+            predicted = decode_java(text) if language == "java" else decode_javascript(text)
     except ParseError as error:
         if category == "irrelevance":
             return CORRECT
         kind = "decoder_wrong_output_format" if error.reason == "wrong_shape" else "decoder_failed"
         bfcl_error = NO_CALL if category == "relevance" else f"ast_decoder:{kind}"
         return Match("truncated" if finish_reason == "length" else "malformed", bfcl_error, str(error))
-    return match(predicted, expected, tools=tools, category=category)
+    return match(predicted, expected, tools=tools, category=category, language=language)
 
 
 def exactly(call: ToolCall, *, tool: Tool) -> ExpectedCall:
@@ -150,16 +188,18 @@ def _match_nothing(predicted: Sequence[ToolCall]) -> Match:
     return Match("wrong_count", "irrelevance_error:decoder_success", f"called {names}; expected no call")
 
 
-def _match_call(call: ToolCall, expected: ExpectedCall, tool: Tool) -> Match:
+def _match_call(call: ToolCall, expected: ExpectedCall, tool: Tool, language: Language) -> Match:
     try:
-        _check_call(call, expected, tool)
+        _check_call(call, expected, tool, language)
     except _Failure as failure:
         wrong_tool = failure.error_type == "simple_function_checker:wrong_func_name"
         return Match("wrong_tool" if wrong_tool else "wrong_arguments", failure.error_type, failure.explanation)
     return CORRECT
 
 
-def _match_unordered(predicted: Sequence[ToolCall], expected: Sequence[ExpectedCall], tools: Sequence[Tool]) -> Match:
+def _match_unordered(
+    predicted: Sequence[ToolCall], expected: Sequence[ExpectedCall], tools: Sequence[Tool], language: Language
+) -> Match:
     """Each expected call takes the first unused predicted one that fits; no assignment is revised."""
     if len(predicted) != len(expected):
         return _wrong_count("parallel_function_checker_no_order:wrong_count", len(predicted), len(expected))
@@ -168,7 +208,7 @@ def _match_unordered(predicted: Sequence[ToolCall], expected: Sequence[ExpectedC
         tool = _find_tool(tools, wanted.name)
         failures: list[Match] = []
         for index, call in enumerate(unused):
-            result = _match_call(call, wanted, tool)
+            result = _match_call(call, wanted, tool, language)
             if result.verdict == "correct":
                 del unused[index]
                 break
@@ -188,7 +228,7 @@ def _find_tool(tools: Sequence[Tool], name: str) -> Tool:
     raise LookupError(f"no tool is named {name!r}")
 
 
-def _check_call(call: ToolCall, expected: ExpectedCall, tool: Tool) -> None:
+def _check_call(call: ToolCall, expected: ExpectedCall, tool: Tool, language: Language) -> None:
     if call.name != tool.name:
         raise _Failure("simple_function_checker:wrong_func_name", f"called {call.name!r}; expected {tool.name!r}")
     arguments = call.arguments
@@ -200,7 +240,7 @@ def _check_call(call: ToolCall, expected: ExpectedCall, tool: Tool) -> None:
     for name, value in arguments.items():
         if name not in properties or name not in expected.options:
             raise _Failure("simple_function_checker:unexpected_param", f"the argument {name!r} is not expected")
-        _check_argument(name, value, expected.options[name], properties[name])
+        _check_argument(name, value, expected.options[name], properties[name], language)
     for name, options in expected.options.items():
         if name not in arguments and "" not in options:
             raise _Failure(
@@ -208,14 +248,18 @@ def _check_call(call: ToolCall, expected: ExpectedCall, tool: Tool) -> None:
             )
 
 
-def _check_argument(name: str, value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> None:
-    declared = schema.get("type")
+def _check_argument(
+    name: str, value: Any, options: Sequence[Any], schema: Mapping[str, Any], language: Language
+) -> None:
     option_type = _option_type(options)
-    wanted, item_type = _wanted_types(schema, option_type)
-    if declared == "tuple" and type(value) is tuple:
-        value = list(value)
-    elif wanted is float and type(value) is int:
-        value = float(value)
+    if language == "python":
+        wanted, item_type = _wanted_types(schema, option_type)
+        if schema.get("type") == "tuple" and type(value) is tuple:
+            value = list(value)
+        elif wanted is float and type(value) is int:
+            value = float(value)
+    else:
+        value, wanted, item_type = _convert(name, value, schema, language)
     if not _has_option_type(name, value, options, wanted, item_type, option_type):
         # An option of another type than the declared one is a variable's name, or a value of that type, and is compared as it is.
         if wanted is dict:
@@ -245,6 +289,33 @@ def _wanted_types(schema: Mapping[str, Any], option_type: type | None) -> tuple[
     items = schema.get("items")
     item_type = items.get("type") if isinstance(items, dict) else None
     return list, _TYPES[item_type] if isinstance(item_type, str) else None
+
+
+def _convert(
+    name: str, value: Any, schema: Mapping[str, Any], language: Literal["java", "javascript"]
+) -> tuple[Any, type, type | None]:
+    """An argument's text -> its value as the declared type, that type, and its items' type; text stays where it is no such value."""
+    types, convert, error_type = _CONVERTERS[language]
+    declared, item_name, item_type = schema["type"], None, None
+    wanted = _named(declared, types)
+    if type(value) is not str:
+        raise _Failure(error_type, f"{name!r} is a {type(value).__name__} ({value!r}); expected source text")
+    if wanted is list and declared in ("Array", "ArrayList", "array"):
+        item_name = schema["items"]["type"]
+        item_type = _named(item_name, types)
+    return convert(value, declared, item_name), wanted, item_type
+
+
+def _named(name: str, types: Mapping[str, type]) -> type:
+    if name not in types:
+        raise LookupError(f"the type {name!r} is none of {', '.join(types)}")
+    return types[name]
+
+
+_CONVERTERS: dict[str, tuple[dict[str, type], Callable[[str, str, str | None], Any], str]] = {
+    "java": (JAVA_TYPES, convert_java, "type_error:java"),
+    "javascript": (JAVASCRIPT_TYPES, convert_javascript, "type_error:js"),
+}
 
 
 def _as_option(value: Any, schema: Mapping[str, Any]) -> Any:

@@ -11,8 +11,8 @@ from distill.augmentation.rename import rename_tools
 from distill.augmentation.values import build_pools, replace_values
 from distill.calls.match import same_calls
 from distill.calls.parse import ParseError, parse_calls
-from distill.calls.schema import why_invalid
 from distill.config import Config
+from distill.json_schema import why_not_allowed
 from distill.records import DataError, Example, JsonValue, Reject, content_id
 from distill.run_dir import Progress, finish_stage, read_rows, stage_hash, start_stage, write_stage_rows
 
@@ -63,7 +63,7 @@ def run_augment(run: Path, config: Config, *, redo: bool) -> None:
 def why_wrong(example: Example) -> str | None:
     """Format and schema checks of an example: None if its reply is exactly its calls and its tools allow them."""
     try:
-        problem = why_invalid(example.calls, example.tools)
+        problem = why_not_allowed(example.calls, example.tools)
     except DataError as error:  # such as a $ref to a parameter that has another name now
         return str(error)
     if problem is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from distill.calls.match import canonical_key, match
 from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.calls.render import render_calls
-from distill.calls.schema import why_invalid
 from distill.config import Config
+from distill.json_schema import why_not_allowed
 from distill.records import (
     Annotation,
     Category,
@@ -110,7 +110,7 @@ def read_completion(completion: Completion, prompt: Prompt) -> Reading:
     except ParseError as error:
         return Reading((), text, "malformed_call", f"{error}: {text[:200]}")
     try:
-        problem = why_invalid(calls, prompt.tools)
+        problem = why_not_allowed(calls, prompt.tools)
     except DataError as error:
         return Reading(calls, text, "bad_tool_schema", str(error))
     if problem is not None:

@@ -9,11 +9,13 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from distill.calls.match import Language
 from distill.records import Category, ExpectedCall, Tool
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "bfcl"
@@ -28,6 +30,8 @@ CATEGORIES: dict[str, Category] = {
     "live_parallel_multiple": "parallel_multiple",
 }
 """BFCL's Python categories with answers, and what we call them."""
+OTHER_LANGUAGES: dict[str, Language] = {"simple_java": "java", "simple_javascript": "javascript"}
+"""BFCL's categories in other languages, all of them simple."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,11 @@ class Record:
 
     @property
     def category(self) -> Category:
-        return CATEGORIES[self.bfcl_category]
+        return CATEGORIES.get(self.bfcl_category, "simple")
+
+    @property
+    def language(self) -> Language:
+        return OTHER_LANGUAGES.get(self.bfcl_category, "python")
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -64,39 +72,48 @@ def as_expected(answer: Sequence[dict[str, dict[str, Any]]]) -> tuple[ExpectedCa
 class Reference:
     """The installed `bfcl-eval`: its decoder, its checker, and its runner's way of joining the two."""
 
-    decode: Callable[[str], list[dict[str, Any]]]
+    decode: Callable[..., list[dict[str, Any]]]
     is_call_list: Callable[[Any], bool]
     decode_llama_json: Callable[[str], list[dict[str, Any]]]
     decode_hermes: Callable[[str], list[dict[str, Any]]]
     check: Callable[..., dict[str, Any]]
-    python: Any
+    convert: dict[Language, Callable[..., Any]]
+    languages: Any
+    return_formats: Any
     evaluated: list[str]
     """Sources the decoder wanted to evaluate that are no arithmetic of literals; filled while it runs."""
 
-    def score(self, text: str, functions: Any, answer: Any, bfcl_category: str) -> str | None:
+    def decode_in(self, language: Language, text: str) -> Any:
+        return self.decode(text, self.return_formats(language))
+
+    def score(
+        self, text: str, functions: Any, answer: Any, bfcl_category: str, language: Language = "python"
+    ) -> str | None:
         """None for a valid output, else the error type, as `_evaluate_single_ast_entry` gives it."""
         try:
-            decoded = self.decode(text)
+            decoded = self.decode_in(language, text)
         except Exception:
             return "ast_decoder:decoder_failed"
         if not self.is_call_list(decoded):
             return "ast_decoder:decoder_wrong_output_format"
-        return self.score_decoded(decoded, functions, answer, bfcl_category)
+        return self.score_decoded(decoded, functions, answer, bfcl_category, language)
 
-    def score_decoded(self, decoded: Any, functions: Any, answer: Any, bfcl_category: str) -> str | None:
+    def score_decoded(
+        self, decoded: Any, functions: Any, answer: Any, bfcl_category: str, language: Language = "python"
+    ) -> str | None:
         try:
-            result = self.check(functions, decoded, answer, self.python, bfcl_category, "model")
+            result = self.check(functions, decoded, answer, self.languages(language), bfcl_category, "model")
         except Exception:
             return "checker:exception"
         return None if result["valid"] else result["error_type"]
 
 
-def read_records() -> list[Record] | None:
-    """All records of the Python categories; None where there is no data."""
+def read_records(categories: Iterable[str] = CATEGORIES) -> list[Record] | None:
+    """All records of the categories, by default the Python ones; None where there is no data."""
     directory = DATA if DATA.is_dir() else _package_data()
     if directory is None:
         return None
-    return [record for category in CATEGORIES for record in _read(directory, category)]
+    return [record for category in categories for record in _read(directory, category)]
 
 
 def load_reference(scratch: Path) -> Reference | None:
@@ -125,6 +142,8 @@ def load_reference(scratch: Path) -> Reference | None:
         return eval(source, {"__builtins__": {}})
 
     utils.eval = llama.eval = literal_eval  # a module's global hides the builtin of the same name
+    if importlib.util.find_spec("tree_sitter") is not None:
+        _load_source_parsers(utils)
     qwen_handler = object.__new__(qwen.QwenFCHandler)
     return Reference(
         decode=utils.default_decode_ast_prompting,
@@ -132,9 +151,52 @@ def load_reference(scratch: Path) -> Reference | None:
         decode_hermes=lambda text: qwen_handler.decode_ast(text, None, False),
         is_call_list=utils.is_function_calling_format_output,
         check=checker.ast_checker,
-        python=enums.Language.PYTHON,
+        convert={"java": checker.java_type_converter, "javascript": checker.js_type_converter},
+        languages=enums.Language,
+        return_formats=enums.ReturnFormat,
         evaluated=evaluated,
     )
+
+
+def _load_source_parsers(utils: Any) -> None:
+    """The reference's own decoders of Java and JavaScript, on the installed tree-sitter behind the interface they were written for."""
+    stub: Any = _tree_sitter_0_21()
+    installed = sys.modules.pop("tree_sitter", None)
+    sys.modules["tree_sitter"] = stub
+    try:
+        java: Any = importlib.import_module("bfcl_eval.model_handler.parser.java_parser")
+        javascript: Any = importlib.import_module("bfcl_eval.model_handler.parser.js_parser")
+    finally:
+        del sys.modules["tree_sitter"]
+        if installed is not None:
+            sys.modules["tree_sitter"] = installed
+    utils.parse_java_function_call = java.parse_java_function_call
+    utils.parse_javascript_function_call = javascript.parse_javascript_function_call
+
+
+def _tree_sitter_0_21() -> types.ModuleType:
+    tree_sitter: Any = importlib.import_module("tree_sitter")
+
+    def language(table: Any, name: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return tree_sitter.Language(table)
+
+    class Parser:
+        def set_language(self, language: Any) -> None:
+            self.parser = tree_sitter.Parser(language)
+
+        def parse(self, source: bytes) -> Any:
+            tree = self.parser.parse(source)
+            root = tree.root_node
+            return types.SimpleNamespace(
+                root_node=types.SimpleNamespace(type=root.type, children=root.children, sexp=lambda: str(root)),
+                tree=tree,
+            )
+
+    stub: Any = types.ModuleType("tree_sitter")
+    stub.Language, stub.Parser = language, Parser
+    return cast(types.ModuleType, stub)
 
 
 _ARITHMETIC = (ast.Constant, ast.UnaryOp, ast.BinOp, ast.List, ast.Tuple, ast.Dict, ast.expr_context)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distill.calls.match import CORRECT, exactly, match, same_calls, score_text
 from distill.records import Category, ExpectedCall, Tool, ToolCall
@@ -121,6 +125,11 @@ ALIEN = ExpectedCall("film.find", {"title": ["Alien"]})
         ("[]", [], "irrelevance", "correct", None),
         ("", [], "irrelevance", "correct", None),
         ('[city.find(name="Oslo")]', [], "irrelevance", "wrong_count", "irrelevance_error:decoder_success"),
+        ('[city.find(name="Oslo")]', [], "relevance", "correct", None),
+        ("[no_such_tool()]", [], "relevance", "correct", None),
+        ("[]", [], "relevance", "wrong_count", "relevance_error:decoder_failed"),
+        ("", [], "relevance", "wrong_count", "relevance_error:decoder_failed"),
+        ("There is no tool for this.", [], "relevance", "malformed", "relevance_error:decoder_failed"),
         ('[city.find(name="Oslo")]', [], "simple", "error", "checker:exception"),
     ],
 )
@@ -218,3 +227,28 @@ def test_votes_compare_calls_exactly_but_for_order_and_number_type(
     a: list[ToolCall], b: list[ToolCall], same: bool
 ) -> None:
     assert same_calls(a, b) == same
+
+
+ANSWERS = st.lists(
+    st.builds(
+        ToolCall,
+        st.sampled_from("fg"),
+        st.dictionaries(
+            st.sampled_from("xy"), st.sampled_from([1, 1.0, True, "1", [1, 2], [2, 1], {"a": 1}]), max_size=2
+        ),
+    ),
+    max_size=4,
+)
+
+
+@given(a=ANSWERS, others=ANSWERS, random=st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_votes_find_the_best_assignment(a: list[ToolCall], others: list[ToolCall], random: Random) -> None:
+    """Against every assignment there is: two answers are the same exactly where one of them pairs like with like."""
+    b = list(a)
+    random.shuffle(b)
+    b = [random.choice(others) if others and random.random() < 0.15 else call for call in b]
+    paired = len(a) == len(b) and any(
+        all(same_calls([one], [other]) for one, other in zip(a, order, strict=True)) for order in permutations(b)
+    )
+    assert same_calls(a, b) == paired
