@@ -1,23 +1,19 @@
 """BFCL's simple and multiple entertainment records in; Bedrock JSONL and an answers file out: prompts that nobody here wrote.
 
-The filter and the default prompt are those of BFCL's data as of 2026-03; the rule goes by the answer's function, not by distractors.
+The default prompt is that of BFCL's data as of 2026-03; the filter goes by the answer's function, not by distractors.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distill.sources.bfcl import is_entertainment_tool
+
 DATA = Path(__file__).parents[2] / "shared" / "data" / "bfcl"
 FILES = ("simple_python", "multiple", "live_simple", "live_multiple")
-KEYWORDS = (
-    r"movies?|films?|imdb|cinema|theat(?:er|re)s?|tv|television|songs?|music|musical|lyrics?|melody|concerts?|"
-    r"albums?|playlists?|spotify|youtube|netflix|podcasts?|festivals?|celebrity|games?|gamespot|videogames?|"
-    r"boardgames?|chess|poker|blackjack|monopoly|instruments?|guitars?|pianos?|flutes?|chords?|artists?"
-)
 SYSTEM = (
     "You are an expert in composing functions.You are given a question and a set of possible functions. Based "
     "on the question, you will need to make one or more function/tool calls to achieve the purpose. If none "
@@ -40,7 +36,7 @@ def entertainment_records() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for question, answer in zip(questions, answers, strict=True):
             wanted = next(iter(answer["ground_truth"][0]))
             function = next(function for function in question["function"] if function["name"] == wanted)
-            if _is_entertainment(wanted, function["description"]):
+            if is_entertainment_tool(wanted, function["description"]):
                 yield question, answer
 
 
@@ -66,16 +62,3 @@ def write_entertainment_files(folder: Path, *, every: int) -> int:
     )
     (folder / "answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for _, answer in chosen))
     return len(chosen)
-
-
-def _is_entertainment(name: str, description: str) -> bool:
-    if name == "HNA_WQA.search":
-        return False
-    text = f"{_words(name)} . {description.lower()}"
-    return bool(re.match(r"(Movies|Music|Media|Events)_\d+_", name) or re.search(rf"\b(?:{KEYWORDS})\b", text))
-
-
-def _words(name: str) -> str:
-    name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
-    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1 \2", name)
-    return re.sub(r"[^A-Za-z]+", " ", name).lower()

@@ -13,13 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from distill.calls.match import exactly
 from distill.calls.parse import ParseError, looks_like_calls, parse_calls
-from distill.calls.schema import why_invalid
 from distill.chat import prompt_ids
 from distill.config import Config, ConfigError, SplitConfig
 from distill.engines.tokenizer import load_tokenizer
+from distill.json_schema import why_not_allowed
 from distill.records import Category, DataError, ExpectedCall, JsonValue, Prompt, Reject, Split, Tool, content_id
 from distill.run_dir import Progress, file_hash, finish_stage, start_stage, write_stage_rows
-from distill.sources.bedrock_jsonl import BedrockRecord, read_bedrock_jsonl
+from distill.sources.bedrock_jsonl import read_bedrock_jsonl
+from distill.sources.files import input_file, read_lines
+from distill.sources.record import SourceRecord
 from distill.sources.tools_in_text import ToolsProblem, find_tools, why_bad_schema
 
 LARGEST_GROUP_SHARE = 0.3
@@ -98,7 +100,7 @@ def _read(
 ) -> Iterator[Prompt | Reject]:
     expected = _read_answers(Path(answers)) if answers else None
     position = 0
-    for result in read_bedrock_jsonl(path, name=str(path)):
+    for result in read_bedrock_jsonl(read_lines(input_file(str(path))), name=str(path)):
         gold = None
         if expected is not None:
             if position >= len(expected):
@@ -113,7 +115,7 @@ def _read(
 
 
 def _check(
-    record: BedrockRecord,
+    record: SourceRecord,
     split: Split,
     test_set: str | None,
     gold: tuple[ExpectedCall, ...] | None,
@@ -126,6 +128,10 @@ def _check(
     def reject(reason: str, detail: str) -> Reject:
         return Reject(id=identity, reason=reason, detail=detail, source=record.source)
 
+    if record.tools is not None:
+        return reject(
+            "no_tools_in_text", "the tools stand in a structured field; only tools in the text are read so far"
+        )
     try:
         found = find_tools(record.messages)
     except ToolsProblem as problem:
@@ -141,7 +147,7 @@ def _check(
     expected = gold
     if expected is None and record.reply is not None:
         try:
-            expected = _expected_of_reply(record.reply, found.tools)
+            expected = _expected_of_reply(record.reply.text, found.tools)
         except ParseError as error:
             return reject("bad_answer", f"the reply is not a list of calls: {error}")
         except DataError as error:
@@ -165,7 +171,7 @@ def _expected_of_reply(reply: str, tools: Sequence[Tool]) -> tuple[ExpectedCall,
     if not looks_like_calls(reply):
         return ()
     calls = parse_calls(reply, mode="strict")
-    problem = why_invalid(calls, tools)
+    problem = why_not_allowed(calls, tools)
     if problem is not None:
         raise DataError(f"the reply calls what the tools do not offer: {problem.message}")
     by_name = {tool.name: tool for tool in tools}
@@ -180,7 +186,7 @@ def _category(num_tools: int, expected: tuple[ExpectedCall, ...] | None) -> Cate
     return "simple" if num_tools == 1 else "multiple"
 
 
-def _group(record: BedrockRecord, tools: Sequence[Tool], split: SplitConfig) -> str:
+def _group(record: SourceRecord, tools: Sequence[Tool], split: SplitConfig) -> str:
     if split.group_by == "tools":
         return content_id(*sorted(content_id(tool.name, tool.description, tool.parameters) for tool in tools))
     if split.group_by == "conversation":

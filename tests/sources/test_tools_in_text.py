@@ -1,16 +1,22 @@
-"""Tool lists are found in texts in every layout, and another list takes exactly their place, laid out alike."""
+"""Tools are found in texts in every convention and layout, and others take exactly their place, laid out alike."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.records import Message, Tool
-from distill.sources.tools_in_text import LAYOUTS, ToolsProblem, find_tools, render_tools, replace_tools, why_bad_schema
+from distill.records import DataError, Message, Tool
+from distill.sources.problem import RecordProblem
+from distill.sources.tools_in_text import find_tools, render_tools, replace_tools, why_bad_schema
+
+LAYOUTS: tuple[tuple[int | None, str, str], ...] = (
+    (None, ", ", ": "), (None, ",", ":"), (None, ", ", ":"), (None, ",", ": "), (4, ",", ": "), (2, ",", ": "), (1, ",", ": "), (0, ",", ":"), (3, ",", " : "),
+)  # fmt: skip
 
 FIND = {
     "name": "find_film",
@@ -33,23 +39,28 @@ TOOLS = st.lists(
     min_size=1,
     max_size=3,
 )
-AROUND = st.text(max_size=20).filter(lambda text: "[" not in text)
+AROUND = st.text(max_size=20).filter(lambda text: not set("[{") & set(text))
 
 
 def written(
-    tools: list[Any], layout: tuple[int | None, str, str], *, wrapped: bool = False, ensure_ascii: bool = False
+    tools: list[Any],
+    layout: tuple[int | None, str, str],
+    *,
+    wrapped: bool = False,
+    ensure_ascii: bool = False,
+    bare: bool = False,
 ) -> str:
     indent, item, key = layout
     values = [{"type": "function", "function": tool} for tool in tools] if wrapped else tools
-    return json.dumps(values, indent=indent, separators=(item, key), ensure_ascii=ensure_ascii)
+    return json.dumps(values[0] if bare else values, indent=indent, separators=(item, key), ensure_ascii=ensure_ascii)
 
 
 def plain(tools: tuple[Tool, ...]) -> list[Any]:
     return [{"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools]
 
 
-def problem(text: str) -> ToolsProblem:
-    with pytest.raises(ToolsProblem) as caught:
+def problem(text: str) -> RecordProblem:
+    with pytest.raises(RecordProblem) as caught:
         find_tools([Message("user", text)])
     return caught.value
 
@@ -79,6 +90,112 @@ def test_every_layout_is_found_and_only_the_list_changes(
     assert changed[1:] == messages[1:]
     assert changed[0].content[new.start : new.end] == render_tools(OTHERS, new)
     assert replace_tools(changed, found.tools, new) == (messages, span)
+
+
+BETWEEN = st.text(alphabet="\n \t", min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_tools_that_stand_as_objects_are_found_alike(layout: tuple[int | None, str, str], data: st.DataObject) -> None:
+    wrapped, between = data.draw(st.booleans()), data.draw(BETWEEN)
+    tools = [ACCENT, *data.draw(TOOLS)]
+    before, after = data.draw(AROUND), data.draw(AROUND)
+
+    def objects(values: list[Any]) -> str:
+        return between.join(written([value], layout, wrapped=wrapped, bare=True) for value in values)
+
+    messages = (Message("system", "No tools here."), Message("user", before + objects(tools) + after))
+    found = find_tools(messages)
+    span = found.span
+    assert plain(found.tools) == tools and span is not None
+    assert (
+        messages[1].content[span.start : span.end] == objects(tools) == render_tools(found.tools, span, between=between)
+    )
+    changed, new = replace_tools(messages, found.tools[:2], span)
+    if len(tools) > 1:
+        assert replace_tools(changed, found.tools, new) == (messages, span)
+        assert find_tools(changed).tools == found.tools[:2]
+    with pytest.raises(DataError, match="cannot become none"):
+        replace_tools(messages, (), span)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tools=TOOLS, layout=st.sampled_from(LAYOUTS), data=st.data())
+def test_a_span_is_claimed_only_for_text_that_rendering_gives_back(
+    tools: list[Any], layout: tuple[int | None, str, str], data: st.DataObject
+) -> None:
+    text = written([*tools, FIND], layout, wrapped=data.draw(st.booleans()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        text = (
+            text[:at]
+            + data.draw(st.sampled_from(["", " ", "\n", "\n    ", ",", "\\u00e9", '"']))
+            + text[at + data.draw(st.integers(0, 2)) :]
+        )
+    with contextlib.suppress(RecordProblem):
+        found = find_tools([Message("system", text)])
+        if found.span is not None and text[found.span.start] == "[":
+            assert text[found.span.start : found.span.end] == render_tools(found.tools, found.span)
+
+
+CONVENTIONS = {
+    "a Llama 3 chat template with tools": (
+        "Given the following functions, please respond with a JSON for a function call with its proper arguments that best answers the given "
+        'prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of argument name and its value}.Do not use '
+        f"variables.\n\n{json.dumps(FIND, indent=4)}\n\n{json.dumps(BOOK, indent=4)}\n\nFind Heat.",
+        True,
+    ),
+    "Hermes": (
+        f'<tools>\n{json.dumps({"type": "function", "function": FIND})}\n{json.dumps({"type": "function", "function": BOOK})}\n</tools>\n'
+        'For each call return <tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
+        True,
+    ),
+    "Llama 3.1's custom functions": (
+        f"Use the function 'find_film' to 'Find a film.':\n{json.dumps(FIND)}\n\nUse the function 'book.seats' to '':\n{json.dumps(BOOK)}\n\n"
+        'Reply in the form <function=example_name>{"example": "value"}</function>',
+        False,
+    ),
+    "a list that Python printed, as in AWS's recipe": (
+        "Here is a list of functions in JSON format that you can invoke.\n    <tools>\n    [\n    "
+        f'{[FIND, BOOK]}\n    ]\n    </tools>\n- Respond in the format {{"name": function name, "parameters": dictionary}}.',
+        False,
+    ),
+    "a call given as an example before the tools": (
+        f'Reply like [{{"name": "find_film", "parameters": {{"title": "Heat"}}}}]. Tools:\n{json.dumps([FIND, BOOK])}',
+        True,
+    ),
+    "an example in OpenAI's form, and tools as objects": (
+        '{"type": "function", "function": {"name": "find_film", "arguments": "{}"}}\n{"name": "now", "parameters": {}}\n'
+        f'{{"name": "find_film", "parameters": {{"title": "Heat"}}}}\n{json.dumps(FIND)}\n{json.dumps(BOOK)}',
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_every_known_convention_gives_the_same_tools(convention: str, role: Literal["system", "user"]) -> None:
+    text, has_span = CONVENTIONS[convention]
+    found = find_tools([Message("system", "You call functions."), Message(role, text)])
+    assert plain(found.tools) == [FIND, BOOK]
+    assert (found.span is not None) == has_span
+    if found.span is not None:
+        assert found.span.message_index == 1
+        changed, _ = replace_tools([Message("system", ""), Message(role, text)], OTHERS, found.span)
+        assert find_tools(changed).tools == OTHERS
+        assert changed[1].content[: found.span.start] == text[: found.span.start]
+
+
+def test_a_single_object_gets_company_on_a_line_of_its_own() -> None:
+    for indent, between in ((None, "\n"), (4, "\n\n")):
+        messages = [Message("system", f"Tools: {json.dumps(FIND, indent=indent)}\nThat is all.")]
+        found = find_tools(messages)
+        assert found.span is not None
+        changed, _ = replace_tools(messages, (*found.tools, *OTHERS), found.span)
+        assert json.dumps(FIND, indent=indent) + between in changed[0].content
+        assert find_tools(changed).tools == (*found.tools, *OTHERS)
 
 
 def test_the_first_list_of_tools_is_taken_wherever_it_stands() -> None:
@@ -113,9 +230,16 @@ def test_tools_in_a_layout_of_their_own_are_read_but_have_no_span(text: str) -> 
 def test_a_text_without_usable_tools_says_why() -> None:
     assert problem("Find Heat.").reason == "no_tools"
     assert problem('[{"title": "Heat"}] []').reason == "no_tools"
-    assert problem(written([FIND], LAYOUTS[0])[:-1]).reason == "bad_tool_json"
+    broken = problem("Tools: " + written([FIND, BOOK], LAYOUTS[0])[:-1])
+    assert broken.reason == "bad_tool_json" and "at character" in broken.detail
+    assert problem("Tools: " + written([FIND], LAYOUTS[0], bare=True)[:-1]).reason == "bad_tool_json"
+    assert problem(json.dumps([FIND, BOOK]).replace("}, {", "} {")).reason == "bad_tool_json"
+    python = problem(str([FIND])[:-1])
+    assert python.reason == "bad_tool_json" and "as Python" in python.detail
+    assert problem("[{'name': 'a', 'description': '', 'parameters': {'a': (1, 2)}}]").reason == "bad_tool_json"
+    assert problem("[{'name': 'a', 'description': '', 'parameters': open('/etc/passwd')}]").reason == "bad_tool_json"
     assert problem('[{"name": "find_film", parameters: {}}]').reason == "bad_tool_json"
-    with pytest.raises(ToolsProblem):
+    with pytest.raises(RecordProblem):
         find_tools([Message("assistant", written([FIND], LAYOUTS[0]))])
 
 
@@ -129,7 +253,8 @@ def test_a_list_too_deep_to_be_written_again_is_a_problem_and_no_crash(depth: in
 
 
 def test_many_brackets_take_no_time() -> None:
-    assert problem('[{"a": ' * 20_000).reason == "no_tools"
+    for text in ('[{"a": ', '{"name":', "[{'a': ", "[{'name': ", '[{"name": ', '{"type": "x"}'):
+        assert problem(text * 20_000).reason in ("no_tools", "bad_tool_json")
 
 
 @pytest.mark.parametrize(
