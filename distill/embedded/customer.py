@@ -24,6 +24,7 @@ from distill.sources.bedrock_jsonl import SCHEMA_VERSION
 NUM_TRAIN = 220
 NUM_TEST_PER_CATEGORY = 500
 CATEGORIES: tuple[Category, ...] = ("simple", "multiple")
+TEST_SETS: dict[str, tuple[str, Pool]] = {"same_tools": (CUSTOMER, "seen"), "new_tools": (NEW_TOOLS, "new")}
 SYSTEM = (
     "You are the assistant of Lumen Nights, an events and streaming company. You do what the user asks by calling functions. "
     "Put calls in the format of [func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)] "
@@ -59,6 +60,12 @@ def write_customer_files(folder: Path, *, seed: int) -> None:
             folder / f"{name}.questions.jsonl",
             (bfcl_question(prompt, f"{name}_{index}") for index, prompt in enumerate(prompts)),
         )
+
+
+def customer_prompts(test_set: str, per_category: int, random: Random) -> list[CustomerPrompt]:
+    """Prompts as those of the test set `same_tools` or `new_tools`, drawn anew."""
+    file_name, pool = TEST_SETS[test_set]
+    return _prompts(_fixed_tools(file_name), per_category, random, pool, avoid=set())
 
 
 def bedrock_record(prompt: CustomerPrompt) -> JsonObject:

@@ -35,17 +35,42 @@ from distill.records import Message
 
 PROMPT_WEIGHT = 0.05
 TOKENS_PER_STEP = 4096
-PLAIN_ROW, SHORT_ROW, LONG_ROW = 256, 512, 1024
-PLAIN_UNTIL, SHORT_UNTIL = 700, 1100  # steps of the curriculum
 WARMUP_STEPS = 50
-DECAY_SHARE = 0.35
+DECAY_SHARE = 0.2
 TRUNK = "trunk.pt"
 MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 6000, "student": 1500}
+STEPS: dict[ModelRole, int] = {"teacher": 5600, "student": 420}
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3), "student": (0, 1, 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One kind of row: its length in tokens, how many tools stand in its prompts, and whether its conversations are plain."""
+
+    length: int
+    tool_counts: tuple[int, ...]
+    plain: bool = False
+
+
+COPYING = Lesson(length=256, tool_counts=(1,), plain=True)
+PAIRS = Lesson(length=512, tool_counts=(2, 3, 4), plain=True)
+SHORT = Lesson(length=512, tool_counts=(1, 1, 1, 2))
+CHOOSING = Lesson(length=1024, tool_counts=(2, 3, 4), plain=True)
+LONG = Lesson(length=1024, tool_counts=(1, 2, 3, 4))
+FULL = Lesson(length=1360, tool_counts=(1, 2, 3, 4))
+CURRICULUM: tuple[tuple[float, tuple[Lesson, ...]], ...] = (
+    (400, (COPYING,)),
+    (800, (SHORT,)),
+    (2400, (SHORT, LONG)),
+    (2900, (PAIRS, PAIRS, PAIRS, SHORT)),
+    (3800, (CHOOSING, CHOOSING, CHOOSING, SHORT)),
+    (4400, (CHOOSING, CHOOSING, FULL, SHORT)),
+    (float("inf"), (CHOOSING, SHORT, FULL, FULL)),
+)
+"""Until which step the teacher gets which lessons, each as often as the others. The student gets the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +160,16 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
     save_model(model, tokenizer, out)
 
 
+def load_checkpoint(role: ModelRole, work: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, int]:
+    """The model, the tokenizer and the step of the last checkpoint in `work`. Raises FileNotFoundError if there is none."""
+    state = torch.load(work / f"{role}.pt", weights_only=True, map_location="cpu")
+    tokenizer = _tokenizer(work, seed=0)
+    model = build_model(role, tokenizer)
+    model.load_state_dict(state["model"])
+    model.eval()
+    return model, tokenizer, int(state["step"])
+
+
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write bf16 safetensors, the configuration and the tokenizer."""
     model.bfloat16()
@@ -174,17 +209,11 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
 
     The student begins where the teacher's trunk ended, so it begins with the last lesson.
     """
-    plain = role == "teacher" and step < PLAIN_UNTIL
-    tool_counts: tuple[int, ...]
-    if plain:
-        length, tool_counts = PLAIN_ROW, (1,)
-    elif (role == "teacher" and step < SHORT_UNTIL) or random.random() < 0.5:
-        length, tool_counts = SHORT_ROW, (1, 1, 1, 2)
-    else:
-        length, tool_counts = LONG_ROW, (1, 2, 3, 4)
-    columns: list[list[list[int]]] = []
-    for _ in range(TOKENS_PER_STEP // length):
-        columns.append(_draw_row(role, tokenizer, length, tool_counts, plain, random))
+    lessons = next(lessons for until, lessons in CURRICULUM if step < until or until == float("inf"))
+    if role == "student":
+        lessons = CURRICULUM[-1][1]
+    lesson = lessons[int(random.random() * len(lessons))] if len(lessons) > 1 else lessons[0]
+    columns = [_draw_row(role, tokenizer, lesson, random) for _ in range(TOKENS_PER_STEP // lesson.length)]
     ids, positions, groups, branches, targets, weights = (
         torch.tensor(np.array([row[index] for row in columns])) for index in range(6)
     )
@@ -194,25 +223,23 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
 def _draw_row(
     role: ModelRole,
     tokenizer: PreTrainedTokenizerFast,
-    length: int,
-    tool_counts: tuple[int, ...],
-    plain: bool,
+    lesson: Lesson,
     random: Random,
 ) -> list[list[int]]:
-    """Six lists of `length`: ids, positions, groups, branches, targets, weights in thousandths."""
+    """Six lists of the lesson's length: ids, positions, groups, branches, targets, weights in thousandths."""
     row: list[list[int]] = [[], [], [], [], [], []]
     misses = 0
     while misses < 3:
-        space = length - len(row[0])
-        count = random.choice(tool_counts) if misses == 0 else 1
-        conversation = draw_conversation(role, count, max(1, min(8, space // 70)), random, plain=plain)
+        space = lesson.length - len(row[0])
+        count = random.choice(lesson.tool_counts) if misses == 0 else 1
+        conversation = draw_conversation(role, count, max(1, min(8, space // 70)), random, plain=lesson.plain)
         pieces = _group_columns(conversation, tokenizer, len(row[0]) + 1, space)
         if pieces is None:
             misses += 1
             continue
         for column, piece in zip(row, pieces, strict=True):
             column.extend(piece)
-    padding = length - len(row[0])
+    padding = lesson.length - len(row[0])
     fillers = (tokenizer.pad_token_id, 0, 0, 0, 0, 0)
     for column, filler in zip(row, fillers, strict=True):
         column.extend([filler] * padding)

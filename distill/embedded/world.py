@@ -264,7 +264,9 @@ def _short_word(random: Random) -> str:
 
 
 WORD = re.compile(r"\{[^}]*\}|[A-Za-z][a-z]+")
-FUNCTION_WORDS = frozenset("that this with from into onto over what which when where whose have make made give take them they will".split())
+FUNCTION_WORDS = frozenset(
+    "that this with from into onto over what which when where whose have make made give take them they will".split()
+)
 
 
 def _draw_lexicon(domain: Domain, concept: Concept, random: Random) -> dict[str, str]:
@@ -280,7 +282,11 @@ def _tying_words(domain_name: str, concept_key: str) -> tuple[frozenset[str], fr
     concept = next(concept for concept in domain.concepts if concept.key == concept_key)
     params = [domain.params[key] for key in (*concept.required, *concept.optional)]
     said = [*concept.intents, *(phrase for param in params for phrase in _all_phrases(param))]
-    published = [*concept.names, *concept.descriptions, *(text for param in params for text in (*param.names, *param.descriptions))]
+    published = [
+        *concept.names,
+        *concept.descriptions,
+        *(text for param in params for text in (*param.names, *param.descriptions)),
+    ]
     return _words(said), _words(published)
 
 

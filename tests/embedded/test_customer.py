@@ -9,6 +9,7 @@ from distill.embedded.customer import NUM_TEST_PER_CATEGORY, NUM_TRAIN, write_cu
 from distill.records import Reject
 from distill.run_dir import file_hash
 from distill.sources.bedrock_jsonl import read_bedrock_jsonl
+from distill.sources.files import input_file, read_lines
 from distill.sources.tools_in_text import find_tools
 
 
@@ -25,7 +26,7 @@ def test_every_record_is_accepted_and_its_tools_are_found_with_their_layout(tmp_
         ("same_tools", 2 * NUM_TEST_PER_CATEGORY),
         ("new_tools", 2 * NUM_TEST_PER_CATEGORY),
     ):
-        records = list(read_bedrock_jsonl(tmp_path / f"{name}.jsonl", name=name))
+        records = list(read_bedrock_jsonl(read_lines(input_file(str(tmp_path / f"{name}.jsonl"))), name=name))
         assert len(records) == count
         for record in records:
             assert not isinstance(record, Reject), record

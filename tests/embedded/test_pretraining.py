@@ -10,8 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distill.chat import example_ids
 from distill.embedded import pretrain
+from distill.embedded.conventions import TARGET, reply_text
 from distill.embedded.corpus import corpus_texts, draw_conversation
+from distill.embedded.customer import customer_prompts
+from distill.embedded.examine import examine, messages_of
 from distill.embedded.tokenizer import train_tokenizer
+from distill.engines.requests import make_request
+from distill.engines.transformers_engine import TransformersEngine
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +90,35 @@ def test_until_the_decay_a_shorter_training_is_a_longer_ones_beginning() -> None
         pretrain._set_learning_rates(optimizers[:1], step, 1000)
         pretrain._set_learning_rates(optimizers[1:], step, 5000)
         assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"]
+
+
+def test_an_examination_counts_every_prompt_once_and_agrees_with_greedy_decoding(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """A model that has learned one reply by heart is exact on that prompt, as greedy decoding shows, and on no other."""
+    findings = examine(tiny_model(tokenizer), tokenizer, per_category=3, seed=0)
+    assert [(found.test_set, found.category, found.num_prompts) for found in findings] == [
+        (test_set, category, 3) for test_set in ("same_tools", "new_tools") for category in ("simple", "multiple")
+    ]
+    assert all(found.exact + sum(found.first_errors.values()) == found.num_prompts for found in findings)
+
+    model = tiny_model(tokenizer)
+    prompt = next(
+        prompt
+        for prompt in customer_prompts("same_tools", 3, Random("0-examine-same_tools"))
+        if prompt.category == "simple"
+    )
+    example = example_ids(messages_of(prompt), reply_text(prompt.request.calls, TARGET), tokenizer)
+    ids, mask = torch.tensor([example.input_ids]), torch.tensor([example.loss_mask]).bool()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        optimizer.zero_grad()
+    engine = TransformersEngine(model="tiny", network=model.eval(), tokenizer=tokenizer, batch_tokens=8192)
+    settings = {"num_samples": 1, "max_new_tokens": 200, "run_seed": 0}
+    request = make_request("one", messages_of(prompt), tokenizer, model="tiny", sampling_temperature=0.0, **settings)
+    (answer,) = engine.complete([request])
+    assert answer.completions[0].text == reply_text(prompt.request.calls, TARGET)
+    assert examine(model, tokenizer, per_category=3, seed=0)[0].exact >= 1

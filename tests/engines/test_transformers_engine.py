@@ -92,6 +92,11 @@ def test_neighbours_do_not_change_an_answer(
     assert by_key(list(with_batches(engine, batch_tokens).complete(ragged[::-1]))) == together
 
 
+def said_in(answers: dict[str, tuple[Completion, ...]]) -> list[str]:
+    """All texts but empty ones: an untrained model may end its turn at once."""
+    return [completion.text for completions in answers.values() for completion in completions if completion.text]
+
+
 def test_samples_can_be_drawn_again_alone(engine: TransformersEngine) -> None:
     texts = [prompt.request.text for prompt in customer_prompts(5, seed=7)]
     requests = [ask(engine, text, temperature=1.0, num_samples=3) for text in texts]
@@ -102,12 +107,10 @@ def test_samples_can_be_drawn_again_alone(engine: TransformersEngine) -> None:
         for sample, completion in enumerate(again.completions):
             (alone,) = engine.complete([replace(request, num_samples=1, seed=request.seed + sample)])
             assert alone.completions == (completion,), "sample k uses seed + k"
-    said = [completion.text for completions in together.values() for completion in completions]
-    assert len(set(said)) == len(said)
+    said = said_in(together)
+    assert len(said) >= 10 and len(set(said)) == len(said)
     others = [ask(engine, text, temperature=1.0, num_samples=3, run_seed=1) for text in texts]
-    assert not {
-        completion.text for completions in by_key(list(engine.complete(others))).values() for completion in completions
-    } & set(said)
+    assert not set(said_in(by_key(list(engine.complete(others))))) & set(said)
 
 
 def test_greedy_and_sampled_requests_may_share_a_batch(engine: TransformersEngine) -> None:

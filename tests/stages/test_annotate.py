@@ -84,7 +84,7 @@ def test_every_prompt_to_learn_from_is_asked_once(uninterrupted: Path) -> None:
     entries = logged(uninterrupted)
     assert sorted(entry["prompt_id"] for entry in entries) == sorted(prompt.id for prompt in PROMPTS)
     assert len({entry["key"] for entry in entries}) == NUM_PROMPTS
-    assert {row.completion.finish_reason for row in rows} == {"stop", "length"}
+    assert {row.completion.finish_reason for row in rows} <= {"stop", "length"}
     counts: Any = read_json(uninterrupted / "manifest.json")["counts"]
     assert (counts["prompts"], counts["rows"], counts["rejects"]) == (NUM_PROMPTS, NUM_PROMPTS, 0)
     assert counts["completion_tokens"] == sum(row.completion.num_completion_tokens for row in rows)
