@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/pretrain"), help="checkpoints and logs; kept between starts"
     )
-    parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped models)")
+    parser.add_argument("--steps", type=int, help=f"optimizer steps (default: {STEPS})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--examine", type=int, metavar="N", help="examine the last checkpoint instead of training")
