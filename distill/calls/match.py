@@ -365,6 +365,8 @@ def _items_fit(items: Sequence[Any], option: Any, item_type: type) -> bool:
 
 
 def _check_string(name: str, value: str, options: Sequence[Any]) -> None:
+    if value in options:  # as it stands, mostly
+        return
     if _plain_text(value) not in [_plain_text(option) for option in options if type(option) is str]:
         raise _Failure("value_error:string", _wrong_value(name, value, options))
 
