@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distill.calls.bounds import ParseError, too_deep
-from distill.calls.scanning import Places, enclosed, line_ends
+from distill.calls.scanning import Places, enclosed, end_of, line_ends, number_or_text
 from distill.calls.syntax import Syntax, parse_syntax
 from distill.records import ToolCall
 
@@ -146,7 +146,7 @@ def _body_of_list(text: str) -> str | None:
     """What stands in the first double braces after `new ArrayList<>()`, at least one character."""
     ends = Places(text, _BODY_END)
     for opening in _LIST_BODY.finditer(text):
-        start = _end_of(_SPACE, text, opening.end())
+        start = end_of(_SPACE, text, opening.end())
         end = ends.first(start + 1)
         if end < len(text):
             return text[start:end]
@@ -161,7 +161,7 @@ def _hash_map(text: str) -> Any:
         return text
     body = _MAP_BODY.search(text, opening.end())
     if body is not None and (end := text.find("}", body.end())) >= 0:
-        entries = text[_end_of(_MAP_BODY_START, text, body.end()) : end]
+        entries = text[end_of(_MAP_BODY_START, text, body.end()) : end]
         return {key: _untyped(value.strip()) for key, value in _puts(entries)}
     ends, empty = line_ends(text), Places(text, _MAP_EMPTY)
     written = any(empty.first(found.end()) < ends.first(found.end()) for found in _MAP.finditer(text, opening.start()))
@@ -205,17 +205,7 @@ def _untyped(text: str) -> Any:
         return int(text[:-1])
     if _FLOAT.match(text):
         return float(text[:-1])
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            pass
-    return text
-
-
-def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    return match.end() if match else start
+    return number_or_text(text)
 
 
 _WHOLE = ("string_literal", "character_literal")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distill.calls.bounds import ParseError
-from distill.calls.scanning import Places, enclosed, enclosed_at_start
+from distill.calls.scanning import Places, enclosed, enclosed_at_start, end_of, number_or_text
 from distill.calls.syntax import Syntax, parse_syntax
 from distill.records import ToolCall
 
@@ -172,20 +172,15 @@ def _pairs(content: str) -> Iterator[tuple[str, str]]:
         key, key_end = position, key_ends.first(position)
         if key_end == len(content):
             return
-        value = _end_of_space(content, key_end + 1)
+        value = end_of(_SPACE, content, key_end + 1)
         value_end = value_ends.first(value)
         while (next_comma := commas.first(value_end + 1)) <= colons.first(value_end + 2) and value_end < len(content):
             value_end = next_comma
         yield content[key:key_end], content[value:value_end]
-        position = _end_of_space(content, value_end + 1)
+        position = end_of(_SPACE, content, value_end + 1)
         if content.startswith(":", position) and colons.first(position + 1) >= next_comma:
             # The colon must have something before it, if only the last of the white space.
             position -= 1
-
-
-def _end_of_space(text: str, start: int) -> int:
-    space = _SPACE.match(text, start)
-    return space.end() if space else start
 
 
 def _is_quoted(text: str) -> bool:
@@ -203,12 +198,7 @@ def _untyped(text: str) -> Any:
         return _BOOLEANS[text]
     if _is_quoted(text):
         return text[1:-1]
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            pass
-    return text
+    return number_or_text(text)
 
 
 def _first_call(syntax: Syntax) -> Any:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from distill.calls.canonical import canonical_value
-from distill.calls.java import JAVA_TYPES, convert_java, decode_java
-from distill.calls.javascript import JAVASCRIPT_TYPES, convert_javascript, decode_javascript
 from distill.calls.parse import CallFormat, ParseError, parse_calls
 from distill.records import Category, ExpectedCall, FinishReason, Tool, ToolCall, Verdict
 
@@ -114,7 +113,7 @@ def score_text(
         if language == "python" or call_format != "pythonic":
             predicted = parse_calls(text, mode="bfcl", call_format=call_format)
         else:
-            predicted = decode_java(text) if language == "java" else decode_javascript(text)
+            predicted = _foreign(language).decode(text)
     except ParseError as error:
         if category == "irrelevance":
             return CORRECT
@@ -295,15 +294,15 @@ def _convert(
     name: str, value: Any, schema: Mapping[str, Any], language: Literal["java", "javascript"]
 ) -> tuple[Any, type, type | None]:
     """An argument's text -> its value as the declared type, that type, and its items' type; text stays where it is no such value."""
-    types, convert, error_type = _CONVERTERS[language]
+    foreign = _foreign(language)
     declared, item_name, item_type = schema["type"], None, None
-    wanted = _named(declared, types)
+    wanted = _named(declared, foreign.types)
     if type(value) is not str:
-        raise _Failure(error_type, f"{name!r} is a {type(value).__name__} ({value!r}); expected source text")
+        raise _Failure(foreign.error_type, f"{name!r} is a {type(value).__name__} ({value!r}); expected source text")
     if wanted is list and declared in ("Array", "ArrayList", "array"):
         item_name = schema["items"]["type"]
-        item_type = _named(item_name, types)
-    return convert(value, declared, item_name), wanted, item_type
+        item_type = _named(item_name, foreign.types)
+    return foreign.convert(value, declared, item_name), wanted, item_type
 
 
 def _named(name: str, types: Mapping[str, type]) -> type:
@@ -312,10 +311,26 @@ def _named(name: str, types: Mapping[str, type]) -> type:
     return types[name]
 
 
-_CONVERTERS: dict[str, tuple[dict[str, type], Callable[[str, str, str | None], Any], str]] = {
-    "java": (JAVA_TYPES, convert_java, "type_error:java"),
-    "javascript": (JAVASCRIPT_TYPES, convert_javascript, "type_error:js"),
-}
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """How a language other than Python is read: its types, its values, its calls, and BFCL's error for a value that is no text."""
+
+    types: Mapping[str, type]
+    convert: Callable[[str, str, str | None], Any]
+    decode: Callable[[str], tuple[ToolCall, ...]]
+    error_type: str
+
+
+@cache
+def _foreign(language: Literal["java", "javascript"]) -> _Foreign:
+    # Imported where they are needed: most who import this module read Python only.
+    if language == "java":
+        from distill.calls.java import JAVA_TYPES, convert_java, decode_java
+
+        return _Foreign(JAVA_TYPES, convert_java, decode_java, "type_error:java")
+    from distill.calls.javascript import JAVASCRIPT_TYPES, convert_javascript, decode_javascript
+
+    return _Foreign(JAVASCRIPT_TYPES, convert_javascript, decode_javascript, "type_error:js")
 
 
 def _as_option(value: Any, schema: Mapping[str, Any]) -> Any:

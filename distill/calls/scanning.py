@@ -49,4 +49,20 @@ def enclosed_at_start(text: str, start: int, closing: str) -> str | None:
     return None if end < 0 or "\n" in text[start:end] else text[start:end]
 
 
+def end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Where the match of `pattern` that begins at `start` ends; `start` where there is none."""
+    match = pattern.match(text, start)
+    return match.end() if match else start
+
+
+def number_or_text(text: str) -> int | float | str:
+    """Whatever Python reads as a number, or the text."""
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return text
+
+
 _NEWLINE = re.compile("\n")

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
-from distill.records import JsonObject, JsonValue, Message, Reject, Source, Tool, content_id
+from distill.records import JsonObject, JsonValue, Message, Reject, Source, Tool
 from distill.sources.converse import read_converse_messages, read_converse_reply, read_converse_tools
 from distill.sources.files import Line
 from distill.sources.json_line import read_object
-from distill.sources.problem import RecordProblem
+from distill.sources.problem import RecordProblem, check_encodable, rejected
 from distill.sources.record import LoggedReply, SourceRecord
 
 SCHEMA_VERSION = "bedrock-conversation-2024"
@@ -43,7 +43,7 @@ def read_bedrock_jsonl(
         try:
             messages, tools, replies = _conversation(read_object(line), multi_turn)
         except RecordProblem as problem:
-            yield Reject(content_id(name, line.number), problem.reason, problem.detail, source)
+            yield rejected(problem, source)
             continue
         for position, reply in replies:
             yield SourceRecord(messages=messages[:position], tools=tools, reply=reply, source=source)
@@ -160,13 +160,7 @@ def _only_text(turn: JsonObject, role: str) -> str:
 def _text(value: JsonValue, where: str) -> str:
     if not isinstance(value, str) or not value or value.isspace():
         raise RecordProblem("no_text", f"the {where} text is missing or empty")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise RecordProblem(
-                "no_text", f"the {where} text holds half of a surrogate pair and cannot be encoded"
-            ) from None
+    check_encodable(value, where)
     return value
 
 

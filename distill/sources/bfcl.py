@@ -14,10 +14,10 @@ from typing import Any
 
 from distill.calls.match import BFCL_CATEGORIES
 from distill.records import Category, DataError, ExpectedCall, Message, Reject, Source, Tool
-from distill.sources.chat_jsonl import read_turns, rejected
+from distill.sources.chat_jsonl import read_turns
 from distill.sources.files import Line
 from distill.sources.json_line import read_object
-from distill.sources.problem import RecordProblem
+from distill.sources.problem import RecordProblem, rejected
 from distill.sources.record import SourceRecord
 from distill.sources.tools import read_tools
 

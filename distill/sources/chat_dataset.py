@@ -23,8 +23,8 @@ from typing import Any
 
 from distill.calls.schema import why_invalid
 from distill.records import DataError, Reject, Source, Tool, ToolCall
-from distill.sources.chat_jsonl import read_conversation, rejected
-from distill.sources.problem import RecordProblem
+from distill.sources.chat_jsonl import read_conversation
+from distill.sources.problem import RecordProblem, rejected
 from distill.sources.record import SourceRecord
 from distill.sources.tools import read_tools
 

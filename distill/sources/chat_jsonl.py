@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.calls.bounds import MAX_DEPTH
-from distill.calls.render import render_calls
-from distill.records import DataError, Message, Reject, Role, Source, Tool, ToolCall, content_id
+from distill.records import Message, Reject, Role, Source, Tool, ToolCall
 from distill.sources.files import Line
-from distill.sources.json_line import read_object
-from distill.sources.problem import RecordProblem
+from distill.sources.json_line import read_object, refuse_constant, unique_keys
+from distill.sources.problem import RecordProblem, check_encodable, rejected
 from distill.sources.record import LoggedReply, SourceRecord
+from distill.sources.reply import text_with_calls
 from distill.sources.tools import is_encodable, is_too_deep, read_tools
 
 
@@ -46,11 +46,6 @@ def read_chat_jsonl(lines: Iterable[Line], *, name: str, multi_turn: bool) -> It
                 yield from read_conversation(read_object(line), source, multi_turn=multi_turn)
             except RecordProblem as problem:
                 yield rejected(problem, source)
-
-
-def rejected(problem: RecordProblem, source: Source) -> Reject:
-    """The reject of a record with a problem."""
-    return Reject(id=content_id(source.path, source.line), reason=problem.reason, detail=problem.detail, source=source)
 
 
 def read_conversation(value: Mapping[str, Any], source: Source, *, multi_turn: bool) -> list[SourceRecord]:
@@ -186,12 +181,7 @@ def _text(content: Any, role: str) -> str | None:
         raise RecordProblem(
             "no_text", f"the {role} content is {_shown(content)}; expected text or a list of text parts"
         )
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RecordProblem(
-            "no_text", f"the {role} text holds half of a surrogate pair and cannot be encoded"
-        ) from None
+    check_encodable(content, role)
     return content
 
 
@@ -225,7 +215,7 @@ def _call(item: Any) -> ToolCall:
         raise RecordProblem("bad_tool_call", "a call has no name")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments, object_pairs_hook=_unique, parse_constant=_refuse)
+            arguments = json.loads(arguments, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise RecordProblem("bad_tool_call", f"the arguments of {_shown(name)} are not JSON: {error}") from None
     if not isinstance(arguments, dict):
@@ -239,30 +229,13 @@ def _call(item: Any) -> ToolCall:
     return ToolCall(name, arguments)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return values
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
 def _check_result(call_id: Any, called: set[str]) -> None:
     if call_id is not None and called and call_id not in called:
         raise RecordProblem("bad_tool_result", f"a result for {_shown(call_id)}, which the turn before did not call")
 
 
 def _message(turn: Turn) -> Message:
-    if not turn.calls:
-        return Message(turn.role, turn.text)
-    try:
-        calls = render_calls(turn.calls)
-    except DataError as error:
-        raise RecordProblem("unwritable_call", str(error)) from None
-    return Message(turn.role, f"{turn.text}\n{calls}" if turn.text.strip() else calls)
+    return Message(turn.role, text_with_calls(turn.text, turn.calls) if turn.calls else turn.text)
 
 
 def _shown(value: object) -> str:

@@ -20,11 +20,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from distill.calls.bounds import MAX_DEPTH
-from distill.calls.render import render_calls
-from distill.records import DataError, JsonObject, JsonValue, Message, Tool, ToolCall
+from distill.records import JsonObject, JsonValue, Message, Tool, ToolCall
 from distill.sources.bedrock_names import from_bedrock_name
-from distill.sources.problem import RecordProblem
-from distill.sources.reply import Reply
+from distill.sources.problem import RecordProblem, check_encodable
+from distill.sources.reply import Reply, text_with_calls
 from distill.sources.tools import is_encodable, is_too_deep, read_tools
 
 
@@ -206,11 +205,7 @@ def _with_calls(turn: _Turn) -> str:
     """An earlier turn of the assistant as text."""
     if not turn.calls:
         return _required(turn.text, "assistant")
-    try:
-        calls = render_calls(tuple(turn.calls.values()))
-    except DataError as error:
-        raise RecordProblem("unwritable_call", str(error)) from None
-    return f"{turn.text}\n{calls}" if turn.text else calls
+    return text_with_calls(turn.text, tuple(turn.calls.values()))
 
 
 def _tool_spec(item: JsonValue) -> JsonObject:
@@ -289,12 +284,7 @@ def _piece(value: JsonValue, delta: JsonObject) -> str:
 def _text(value: JsonValue, role: str) -> str:
     if not isinstance(value, str):
         raise RecordProblem("no_text", f"the {role} text is {_shown(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RecordProblem(
-            "no_text", f"the {role} text holds half of a surrogate pair and cannot be encoded"
-        ) from None
+    check_encodable(value, role)
     return value
 
 

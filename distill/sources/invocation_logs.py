@@ -12,13 +12,13 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from distill.records import DataError, JsonObject, JsonValue, Message, Reject, Source, Tool, content_id
+from distill.records import DataError, JsonObject, JsonValue, Message, Reject, Source, Tool
 from distill.sources.converse import read_converse_messages, read_converse_reply, read_converse_tools
 from distill.sources.files import Line
 from distill.sources.json_line import read_object
 from distill.sources.llama_prompt import read_llama_reply, split_llama_prompt
 from distill.sources.metadata_filter import MetadataFilter, is_selected
-from distill.sources.problem import RecordProblem
+from distill.sources.problem import RecordProblem, rejected
 from distill.sources.record import LoggedReply, SourceRecord
 from distill.sources.reply import Reply
 
@@ -55,7 +55,7 @@ def read_invocation_logs(
             if not multi_turn and sum(message.role != "system" for message in messages) > 1:
                 raise RecordProblem("multi_turn", f"{len(messages)} messages; Bedrock takes one user message")
         except RecordProblem as problem:
-            yield Reject(content_id(name, line.number), problem.reason, problem.detail, source)
+            yield rejected(problem, source)
         else:
             yield SourceRecord(messages=messages, tools=tools, reply=reply, source=source)
 

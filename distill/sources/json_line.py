@@ -23,6 +23,8 @@ def read_object(line: Line) -> JsonObject:
     try:
         text = line.data.decode()
         value: JsonValue = _DECODER.decode(text[1:] if text.startswith(_BYTE_ORDER_MARK) else text)
+    except RepeatedKey as error:
+        raise RecordProblem("repeated_key", str(error)) from None
     except UnicodeDecodeError as error:
         raise RecordProblem("invalid_json", f"not UTF-8 at byte {error.start} of the line; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -32,16 +34,26 @@ def read_object(line: Line) -> JsonObject:
     return value
 
 
-_BYTE_ORDER_MARK = "\ufeff"
+class RepeatedKey(ValueError):
+    """An object names a key twice."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json`'s `object_pairs_hook`: the object, or `RepeatedKey`."""
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise RecordProblem("repeated_key", f"{ascii(repeated)[:100]} stands twice in one object; keep one")
+        raise RepeatedKey(f"{ascii(repeated)[:100]} stands twice in one object; keep one")
     return value
+
+
+def refuse_constant(name: str) -> Any:
+    """For `json`'s `parse_constant`: NaN and the infinities are an error."""
+    raise ValueError(f"{name} is no JSON")
+
+
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def _finite(text: str) -> float:
@@ -51,8 +63,4 @@ def _finite(text: str) -> float:
     return value
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=_finite, parse_constant=refuse_constant)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from distill.records import Reject, Source, content_id
+
 
 class RecordProblem(Exception):
     """A record that becomes a reject; `reason` is the reject's fixed word, `detail` is for people and always encodable."""
@@ -10,3 +12,19 @@ class RecordProblem(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def rejected(problem: RecordProblem, source: Source) -> Reject:
+    """The reject of a record with a problem."""
+    return Reject(id=content_id(source.path, source.line), reason=problem.reason, detail=problem.detail, source=source)
+
+
+def check_encodable(text: str, role: str) -> None:
+    """Raise `RecordProblem` for a turn's text that cannot be written as UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RecordProblem(
+                "no_text", f"the {role} text holds half of a surrogate pair and cannot be encoded"
+            ) from None

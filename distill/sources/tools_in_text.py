@@ -24,8 +24,6 @@ from distill.records import DataError, JsonObject, JsonValue, Message, Tool, Too
 from distill.sources.problem import RecordProblem
 from distill.sources.tools import check_tools, inner_function, is_too_deep
 
-ToolsProblem = RecordProblem
-
 MAX_CANDIDATES = 100
 """Places in one message where a list may begin that are tried: a text of brackets takes no time."""
 MAX_PYTHON_CANDIDATES = 10

@@ -21,8 +21,9 @@ from distill.records import Category, DataError, ExpectedCall, JsonValue, Prompt
 from distill.run_dir import Progress, file_hash, finish_stage, start_stage, write_stage_rows
 from distill.sources.bedrock_jsonl import read_bedrock_jsonl
 from distill.sources.files import input_file, read_lines
+from distill.sources.problem import RecordProblem
 from distill.sources.record import SourceRecord
-from distill.sources.tools_in_text import ToolsProblem, find_tools, why_bad_schema
+from distill.sources.tools_in_text import find_tools, why_bad_schema
 
 LARGEST_GROUP_SHARE = 0.3
 
@@ -134,7 +135,7 @@ def _check(
         )
     try:
         found = find_tools(record.messages)
-    except ToolsProblem as problem:
+    except RecordProblem as problem:
         return reject(problem.reason, problem.detail)
     why = why_bad_schema(found.tools)
     if why is not None:
