@@ -14,7 +14,8 @@ from typing import Literal
 from distill.calls.parse import CallFormat
 from distill.embedded import conventions
 from distill.embedded.conventions import TARGET, Convention, draw_layout, reply_text, system_text, tools_text
-from distill.embedded.domains import pretraining_domains
+from distill.embedded.domains import Domain, load_domain, pretraining_domains
+from distill.embedded.invented import invent_domain
 from distill.embedded.values import Value
 from distill.embedded.world import Naming, Spelling, WorldCall, WorldTool, compose, draw_call, draw_tool, draw_tools
 from distill.instructions.jobs import JOBS, Job, instruction, request_and_calls
@@ -22,7 +23,8 @@ from distill.records import Message
 
 ModelRole = Literal["teacher", "student"]
 NEW_REQUEST = "Write a new request."
-NAMINGS: tuple[Naming, ...] = ("varied", "reworded", "coined")
+INVENTED_SHARE = 0.6
+NAMINGS: tuple[Naming, ...] = ("varied", "reworded", "reworded", "coined")
 SPELLINGS: tuple[Spelling, ...] = ("bfcl", "bfcl", "bfcl", "json_schema")
 STUDENT_FORMATS: tuple[CallFormat, ...] = (*("pythonic",) * 5, *("llama_json",) * 3, "hermes", "function_tag")
 
@@ -40,15 +42,17 @@ def draw_conversation(
 ) -> Conversation:
     """One conversation of a role. The teacher spends an eighth of its conversations on jobs other than answering.
 
-    A third of the tools bear coined names and enum members, for another third the words that tie requests to specifications are
-    coined: who goes by memory of words is wrong there, so specifications are read.
+    Three of five conversations are about tools invented for them alone. Of the tools of hand-written domains a quarter bears coined
+    names and enum members, and for half the words that tie requests to specifications are coined. Who goes by memory of words is wrong
+    there, so specifications are read.
 
     A `plain` one is the first lesson: required parameters only, one call per request, no other job.
     """
-    domains = pretraining_domains()
+    domains, naming = _draw_domains(num_tools, random)
     if plain:
-        return _plain_conversation(role, num_tools, num_exchanges, random)
-    naming = random.choice(NAMINGS)
+        return _plain_conversation(
+            role, draw_tools(domains, num_tools, random, naming=naming, spelling="bfcl"), num_exchanges, random
+        )
     spelling = random.choice(SPELLINGS)
     tools = draw_tools(domains, num_tools, random, naming=naming, spelling=spelling)
     listed = tools_text([tool.tool for tool in tools], draw_layout(random))
@@ -65,8 +69,14 @@ def draw_conversation(
     return Conversation(system=system, exchanges=exchanges)
 
 
-def _plain_conversation(role: ModelRole, num_tools: int, num_exchanges: int, random: Random) -> Conversation:
-    drawn = draw_tools(pretraining_domains(), num_tools, random, naming=random.choice(NAMINGS), spelling="bfcl")
+def _draw_domains(num_tools: int, random: Random) -> tuple[tuple[Domain, ...], Naming]:
+    """An invented domain with a function more than is shown, or the hand-written ones; and how their tools are named."""
+    if random.random() < INVENTED_SHARE:
+        return (invent_domain(random, num_tools + 1),), "varied"
+    return tuple(load_domain(name) for name in pretraining_domains()), random.choice(NAMINGS)
+
+
+def _plain_conversation(role: ModelRole, drawn: list[WorldTool], num_exchanges: int, random: Random) -> Conversation:
     tools = [_required_only(tool) for tool in drawn]
     convention, directives = (TARGET, False) if role == "teacher" else _draw_student_convention(random)
     listed = tools_text([tool.tool for tool in tools], conventions.USUAL_LAYOUT)
@@ -120,8 +130,9 @@ def _absent_tools(tools: list[WorldTool], naming: Naming, random: Random) -> lis
     """Tools of the same and of other domains that are not on the list: requests for them must be declined."""
     present = {tool.concept.key for tool in tools}
     home = tools[0].domain
-    others = draw_tools((random.choice(pretraining_domains()),), 2, random, naming=naming, spelling="bfcl")
-    chosen = [tool for tool in others if tool.concept.key not in present]
+    elsewhere = load_domain(random.choice(pretraining_domains())) if random.random() < 0.5 else invent_domain(random, 3)
+    others = draw_tools((elsewhere,), 2, random, naming="varied", spelling="bfcl")
+    chosen = [tool for tool in others if tool.domain is not home or tool.concept.key not in present]
     near = [concept for concept in home.concepts if concept.key not in present]
     if near:
         chosen.append(draw_tool(home, random.choice(near), random, naming=naming, spelling="bfcl"))

@@ -42,8 +42,8 @@ MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 5600, "student": 420}
-LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3), "student": (0, 1, 3)}
+STEPS: dict[ModelRole, int] = {"teacher": 8000, "student": 420}
+LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3, 4), "student": (0, 2, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +55,18 @@ class Lesson:
     plain: bool = False
 
 
-COPYING = Lesson(length=256, tool_counts=(1,), plain=True)
-PAIRS = Lesson(length=512, tool_counts=(2, 3, 4), plain=True)
+COPYING = Lesson(length=512, tool_counts=(1,), plain=True)
 SHORT = Lesson(length=512, tool_counts=(1, 1, 1, 2))
 CHOOSING = Lesson(length=1024, tool_counts=(2, 3, 4), plain=True)
 LONG = Lesson(length=1024, tool_counts=(1, 2, 3, 4))
 FULL = Lesson(length=1360, tool_counts=(1, 2, 3, 4))
-CURRICULUM: tuple[tuple[float, tuple[Lesson, ...]], ...] = (
-    (400, (COPYING,)),
-    (800, (SHORT,)),
-    (2400, (SHORT, LONG)),
-    (2900, (PAIRS, PAIRS, PAIRS, SHORT)),
-    (3800, (CHOOSING, CHOOSING, CHOOSING, SHORT)),
-    (4400, (CHOOSING, CHOOSING, FULL, SHORT)),
-    (float("inf"), (CHOOSING, SHORT, FULL, FULL)),
+CURRICULUM: tuple[tuple[int, tuple[Lesson, ...]], ...] = (
+    (300, (COPYING,)),
+    (700, (COPYING, SHORT, CHOOSING)),
+    (4000, (CHOOSING, SHORT, LONG)),
 )
-"""Until which step the teacher gets which lessons, each as often as the others. The student gets the last ones."""
+"""Until which step the teacher gets which lessons, each as often as the others; then, and for the student, `LAST_LESSONS`."""
+LAST_LESSONS: tuple[Lesson, ...] = (CHOOSING, SHORT, FULL, FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +86,14 @@ def build_model(role: ModelRole, tokenizer: PreTrainedTokenizerFast) -> LlamaFor
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT_LENGTH,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         num_hidden_layers=len(LAYERS_OF_TRUNK[role]),
         hidden_size=256,
-        intermediate_size=640,
+        intermediate_size=512,
         num_attention_heads=4,
         num_key_value_heads=2,
     )
@@ -209,9 +205,9 @@ def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, ra
 
     The student begins where the teacher's trunk ended, so it begins with the last lesson.
     """
-    lessons = next(lessons for until, lessons in CURRICULUM if step < until or until == float("inf"))
-    if role == "student":
-        lessons = CURRICULUM[-1][1]
+    lessons = LAST_LESSONS
+    if role == "teacher":
+        lessons = next((lessons for until, lessons in CURRICULUM if step < until), LAST_LESSONS)
     lesson = lessons[int(random.random() * len(lessons))] if len(lessons) > 1 else lessons[0]
     columns = [_draw_row(role, tokenizer, lesson, random) for _ in range(TOKENS_PER_STEP // lesson.length)]
     ids, positions, groups, branches, targets, weights = (

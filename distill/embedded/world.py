@@ -167,7 +167,7 @@ def compose(calls: Sequence[WorldCall], random: Random, pool: Pool) -> WorldRequ
 
 
 def draw_tools(
-    domain_names: Sequence[str],
+    domains: Sequence[Domain],
     count: int,
     random: Random,
     *,
@@ -176,11 +176,11 @@ def draw_tools(
     concepts: Mapping[str, frozenset[str]] | None = None,
 ) -> list[WorldTool]:
     """`count` different tools, mostly of one domain. `concepts` restricts the concepts of a domain by their keys."""
-    home = load_domain(random.choice(list(domain_names)))
+    home = random.choice(domains)
     chosen: list[WorldTool] = []
     taken: set[str] = set()
     while len(chosen) < count:
-        domain = home if random.random() < 0.85 else load_domain(random.choice(list(domain_names)))
+        domain = home if random.random() < 0.85 else random.choice(domains)
         allowed = [concept for concept in domain.concepts if concepts is None or concept.key in concepts[domain.domain]]
         concept = random.choice(allowed)
         tool = draw_tool(domain, concept, random, naming=naming, spelling=spelling)

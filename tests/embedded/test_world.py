@@ -12,8 +12,9 @@ from distill.calls.schema import why_invalid
 from distill.embedded.conventions import TARGET, reply_text, written_calls
 from distill.embedded.corpus import ModelRole, draw_conversation
 from distill.embedded.domains import CUSTOMER, NEW_TOOLS, Domain, Kind, load_domain, pretraining_domains
+from distill.embedded.invented import invent_domain
 from distill.embedded.values import Pool, draw_open_value, pool_of
-from distill.embedded.world import compose, draw_call, draw_tool, draw_tools
+from distill.embedded.world import Naming, WorldTool, compose, draw_call, draw_tool, draw_tools
 from distill.records import Category, ToolCall
 
 POOLS: tuple[Pool, ...] = ("seen", "new")
@@ -69,18 +70,24 @@ def test_defaults_are_valid_values(name: str) -> None:
         assert why_invalid([ToolCall(drawn.tool.name, stated)], [drawn.tool]) is None, concept.key
 
 
-@pytest.mark.parametrize("seed", range(40))
+def _any_tools(random: Random, count: int) -> list[WorldTool]:
+    """Tools of a file's domain, or of one invented for them."""
+    naming: Naming = "varied"
+    if random.random() < 0.4:
+        domain = invent_domain(random, count)
+    else:
+        name = random.choice(ALL)
+        domain = load_domain(name)
+        namings: tuple[Naming, ...] = ("varied", "coined", "first")
+        naming = random.choice((*namings, "reworded") if name in pretraining_domains() else namings)
+    return draw_tools((domain,), count, random, naming=naming, spelling=random.choice(("bfcl", "json_schema")))
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_gold_calls_rendered_parsed_and_matched_are_correct(seed: int) -> None:
     random = Random(seed)
     pool: Pool = random.choice(POOLS)
-    name = random.choice(ALL)
-    tools = draw_tools(
-        (name,),
-        random.randint(1, 4),
-        random,
-        naming=random.choice(("varied", "coined", "first")),
-        spelling=random.choice(("bfcl", "json_schema")),
-    )
+    tools = _any_tools(random, random.randint(1, 4))
     calls = [draw_call(random.choice(tools), random, pool) for _ in range(random.randint(1, 3))]
     request = compose(calls, random, pool)
     plain = [tool.tool for tool in tools]
@@ -98,7 +105,7 @@ def test_gold_calls_rendered_parsed_and_matched_are_correct(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_request_says_every_value_of_its_call(seed: int) -> None:
     random = Random(seed)
-    call = draw_call(draw_tools(pretraining_domains(), 1, random, naming="varied", spelling="bfcl")[0], random, "seen")
+    call = draw_call(_any_tools(random, 1)[0], random, "seen")
     text = compose([call], random, "seen").text.lower()
     for key, value in call.values.items():
         if call.world_tool.domain.params[key].value.named != "bool":

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-from distill.embedded.domains import pretraining_domains
+from distill.embedded.domains import load_domain, pretraining_domains
 from distill.embedded.values import Pool, Value
 from distill.embedded.world import FRAMES, compose, draw_call, draw_tools, draw_value
+
+DOMAINS = [load_domain(name) for name in pretraining_domains()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ def request_pairs(count: int, *, pool: Pool) -> tuple[Pair, ...]:
 
 
 def _draw(random: Random, pool: Pool) -> Pair | None:
-    tool = draw_tools(pretraining_domains(), 1, random, naming="varied", spelling="bfcl")[0]
+    tool = draw_tools(DOMAINS, 1, random, naming="varied", spelling="bfcl")[0]
     call, wording = draw_call(tool, random, pool), random.random()
     key = random.choice(list(call.values))
     value = draw_value(tool.domain.params[key].value, random, pool)
