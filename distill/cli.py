@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from distill.config import Config, ConfigError, load_config
-from distill.records import DataError
+from distill.records import DataError, JsonValue
 from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_config, set_state, write_json
 from distill.scoring import row_lines, score_files, scores_json, table_lines
 
@@ -67,6 +67,8 @@ def run_stage(stage: Stage, config: Config, *, redo: bool) -> None:
         raise
     set_state(run, stage, "Completed")
     print(f"{stage}: done, {run / stage}", file=sys.stderr)
+    if config.run.publish_to is not None:
+        _publish(run, stage, config.run.publish_to, replace=redo)
 
 
 def run_all(config: Config, *, redo_from: Stage | None = None) -> None:
@@ -156,12 +158,57 @@ def score(
     if json_file is None:
         print(*row_lines(scores), "", sep="\n")
     else:
-        try:
-            write_json(json_file, scores_json(scores))
-        except OSError as error:
-            raise DataError(f"--json {json_file}: cannot write there ({error.strerror}); give another path") from None
+        _write_json(json_file, scores_json(scores))
     # Flushed here, where a reader that has enough, such as `head`, ends the command without a word.
     print(*table_lines(scores), sep="\n", flush=True)
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="files, folders, globs or URLs")],
+    prompt_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="bedrock, logs, chat, dataset or bfcl; told by the first record"
+        ),
+    ] = None,
+    multi_turn: Annotated[
+        bool, typer.Option("--multi-turn", help="one prompt for each of the assistant's turns")
+    ] = False,
+    near_duplicates: Annotated[
+        bool, typer.Option(help="name prompts that ask the same of the same tools in nearly the same words")
+    ] = True,
+    as_bedrock: Annotated[
+        bool,
+        typer.Option(
+            "--as-bedrock", help="fail where Bedrock would: 100 to 15,000 prompts, 1 GiB, .jsonl, no toolConfig"
+        ),
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write all counts there")] = None,
+) -> None:
+    """Check prompts before anything is spent on them: what is usable, and why the rest is not. Exit code 2 if nothing is."""
+    from distill.sources.summary import table_lines  # late, as all that reads sources
+    from distill.validation import FORMATS, validate
+
+    if prompt_format is not None and prompt_format not in FORMATS:
+        raise ConfigError(f"--format {prompt_format}: choose one of {', '.join(FORMATS)}")
+    summary = validate(
+        paths,
+        prompt_format=prompt_format,
+        multi_turn=multi_turn,
+        near_duplicates=near_duplicates,
+        as_bedrock=as_bedrock,
+    )
+    if json_file is not None:
+        _write_json(json_file, summary.to_json())
+    print(*table_lines(summary), f"accepted {summary.accepted}, rejected {summary.rejected}", sep="\n", flush=True)
+    limits = summary.bedrock_limits()
+    if as_bedrock and limits:
+        raise DataError(f"Bedrock would refuse this: {'; '.join(limits)}")
+    for limit in limits:
+        print(f"note: {limit}; here it is no limit", file=sys.stderr)
+    if not summary.accepted:
+        raise DataError("no usable prompt; the reasons stand above")
 
 
 @app.command()
@@ -184,6 +231,25 @@ def export(
 
 
 @app.command()
+def publish(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, such as runs/demo")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="such as s3://bucket/runs/NAME")],
+    stage: Annotated[str | None, typer.Option(help="one stage; all that are finished without this")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="replace other rows that were published there")] = False,
+) -> None:
+    """Copy finished stages of a run to another place; goes on where it was cut off."""
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"--stage {stage}: not a stage; the stages are {', '.join(STAGES)}")
+    finished = [name for name in STAGES if (run / name / "manifest.json").exists() or name == stage]
+    if not finished:
+        raise ConfigError(f"{run}: no finished stage to publish; give the folder of a run such as runs/demo")
+    with locked(run):
+        for name in finished:
+            if stage in (None, name):
+                _publish(run, name, url, replace=replace)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="where to run it")] = Path("runs/demo"),
     overrides: Overrides = None,
@@ -192,6 +258,23 @@ def demo(
     from distill.embedded.demo import run_demo  # late: loads torch, which `status` must not wait for
 
     run_demo(folder, overrides or [])
+
+
+def _publish(run: Path, stage: Stage, url: str, *, replace: bool) -> None:
+    from distill.publish import publish_stage  # late: fsspec
+
+    done = publish_stage(run, stage, url, replace=replace)
+    print(
+        f"{stage}: {len(done.uploaded)} files uploaded, {len(done.unchanged)} there already, {done.url}",
+        file=sys.stderr,
+    )
+
+
+def _write_json(path: Path, value: JsonValue) -> None:
+    try:
+        write_json(path, value)
+    except OSError as error:
+        raise DataError(f"--json {path}: cannot write there ({error.strerror}); give another path") from None
 
 
 def _runner(stage: Stage) -> StageRunner:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 EMBEDDED_MODELS = ("teacher", "student")
 
+PromptFormat = Literal["bedrock", "logs", "chat", "dataset", "bfcl"]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -31,22 +32,45 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """Where the run lives and the seed all randomness is derived from."""
+    """Where the run lives and the seed all randomness is derived from.
+
+    Each finished stage is copied to the URL `publish_to` (`s3://bucket/runs/NAME`, or anything of fsspec's) if one is given.
+    """
 
     dir: str
     seed: int = 0
+    publish_to: str | None = None
 
 
-class TestSet(Section):
-    """A file of test prompts in Bedrock JSONL.
+class PromptSource(Section):
+    """Where prompts come from: a file, a folder, a glob or a URL, in a format of `docs/prompts.md`. A bare path is one, too.
 
-    `answers` holds one line per record in BFCL's `{"id", "ground_truth"}` shape; without it the record's assistant reply is the
-    expected answer.
+    Without `format` the first record tells it. With `multi_turn` a conversation is one prompt for each of the assistant's turns. For
+    `logs`: `filters` selects records as Bedrock's `requestMetadataFilters` does, and with `use_prompt_response` the logged answers of
+    `logged_model` (a model's id, profile id or ARN; `teacher.model` unless given) stand in for the teacher's. For `dataset`: `split`.
+    `answers` holds expected calls in BFCL's shape: one line per record for `bedrock`, matched by id for `bfcl`, which otherwise
+    finds them in `possible_answer/` beside the questions.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    path: str
+    path: Annotated[str, Field(min_length=1)]
+    format: PromptFormat | None = None
+    multi_turn: bool = False
+    filters: dict[str, Any] | None = None
+    use_prompt_response: bool = False
+    logged_model: str | None = None
+    split: str | None = None
     answers: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class TestSet(PromptSource):
+    """Test prompts under a name. Their expected calls are `answers`, or the replies that the records bring."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class SplitConfig(Section):
@@ -70,13 +94,20 @@ class SplitConfig(Section):
 
 
 class PromptsConfig(Section):
-    """The `prompts` stage: Bedrock JSONL in, validated prompts out."""
+    """The `prompts` stage: records of any format in, checked prompts out.
 
-    train: Annotated[list[str], Field(min_length=1)]
-    validation: list[str] = []
+    Training prompts that ask the same as an earlier one in other frills are rejected (`drop_near_duplicates`), and those that a
+    validation, test or `benchmarks` prompt stands in (`drop_contaminated`). `max_prompt_tokens` counts the student's tokens.
+    """
+
+    train: Annotated[list[PromptSource], Field(min_length=1)]
+    validation: list[PromptSource] = []
     test: list[TestSet] = []
+    benchmarks: list[PromptSource] = []
     split: SplitConfig = SplitConfig()
     max_prompt_tokens: Positive = 8192
+    drop_near_duplicates: bool = True
+    drop_contaminated: bool = True
 
 
 class TeacherConfig(Section):

@@ -124,11 +124,24 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenReply:
+    """An assistant's answer that came with a prompt. `model` is None for the user's own (a golden example), else who gave it in a log."""
+
+    text: str
+    model: str | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> GivenReply:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Messages and tools shown to a model, no answer. Written by `prompts`, read by `annotate`, `curate` and `evaluate`.
 
     `id` is a hash of the content. `group` is what the split keeps together. `expected_calls` is None when nobody knows them and
-    empty when the right answer is to call nothing. `test_set` names the user's test set a test prompt belongs to.
+    empty when the right answer is to call nothing. `test_set` names the user's test set a test prompt belongs to. `given_reply` is
+    an answer that the source brought along.
     """
 
     id: str
@@ -141,10 +154,11 @@ class Prompt:
     test_set: str | None
     expected_calls: tuple[ExpectedCall, ...] | None
     source: Source
+    given_reply: GivenReply | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prompt:
-        expected = value["expected_calls"]
+        expected, given = value["expected_calls"], value["given_reply"]
         return cls(
             id=value["id"],
             messages=tuple(Message.from_json(m) for m in value["messages"]),
@@ -156,6 +170,7 @@ class Prompt:
             test_set=value["test_set"],
             expected_calls=None if expected is None else tuple(ExpectedCall.from_json(e) for e in expected),
             source=Source.from_json(value["source"]),
+            given_reply=None if given is None else GivenReply.from_json(given),
         )
 
 

@@ -142,9 +142,14 @@ def write_rows(path: Path, records: Iterable[Any]) -> int:
     count = 0
     with atomic_file(path) as handle:
         for record in records:
-            handle.write(json.dumps(to_json(record), ensure_ascii=False) + "\n")
+            handle.write(row_line(record))
             count += 1
     return count
+
+
+def row_line(record: Any) -> str:
+    """A record as the line of a `rows.jsonl`."""
+    return json.dumps(to_json(record), ensure_ascii=False) + "\n"
 
 
 def write_stage_rows(run: Path, stage: Stage, records: Iterable[Any], rejects: Iterable[Reject]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ LAYERS = {
     "distill.calls": 1, "distill.chat": 1, "distill.instructions": 1, "distill.json_schema": 1,
     "distill.sources": 2, "distill.engines": 2, "distill.augmentation": 2, "distill.training": 2, "distill.evaluation": 2,
     "distill.embedded": 2, "distill.publish": 2,
-    "distill.stages": 3, "distill.scoring": 3, "distill.export": 3, "distill.export_formats": 3,
+    "distill.stages": 3, "distill.scoring": 3, "distill.validation": 3, "distill.export": 3, "distill.export_formats": 3,
     "distill.cli": 4, "distill.embedded.demo": 4,
 }  # fmt: skip
 PURE = ("distill.calls",)

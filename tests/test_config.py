@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.config import Config, ConfigError, dump_config, load_config, model_path
+from distill.config import Config, ConfigError, PromptSource, dump_config, load_config, model_path
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [*sorted((ROOT / "configs").glob("*.yaml")), ROOT / "distill" / "embedded" / "demo.yaml"]
@@ -148,7 +148,7 @@ def test_overrides_replace_and_add_and_are_checked_like_the_file(tmp_path: Path)
     assert config.train.max_steps == 3
     assert config.prompts.split.group_by == "request"
     assert config.run.dir == "a=b"
-    assert config.prompts.train == ["x", "y"]
+    assert config.prompts.train == [PromptSource(path="x"), PromptSource(path="y")]
     assert load_config(path).train.max_steps == 10
     assert "train.max_step: unknown key" in problem(tmp_path, MINIMAL, "train.max_step=3")
 

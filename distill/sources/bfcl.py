@@ -89,6 +89,19 @@ def read_bfcl(
     yield from book.rest()
 
 
+def read_answer(value: Any) -> tuple[ExpectedCall, ...]:
+    """`[{name: {parameter: [acceptable values]}}]` as expected calls. Raises `RecordProblem`."""
+    calls: list[ExpectedCall] = []
+    for call in value if isinstance(value, list) else [None]:
+        if not isinstance(call, dict) or len(call) != 1:
+            raise RecordProblem("bad_bfcl_answer", "ground_truth must be a list of {name: {parameter: [values]}}")
+        ((name, options),) = call.items()
+        if not isinstance(options, dict) or not all(isinstance(values, list) for values in options.values()):
+            raise RecordProblem("bad_bfcl_answer", f"the answer for {name!a} must give each parameter a list of values")
+        calls.append(ExpectedCall(name=name, options=options))
+    return tuple(calls)
+
+
 ENTERTAINMENT_CATEGORIES = ("simple_python", "multiple", "live_simple", "live_multiple")
 _FAMILIES = re.compile(r"(?:Movies|Music|Media|Events)_\d+_")
 _KEYWORDS = re.compile(
@@ -176,7 +189,7 @@ class _Answers:
         source = Source(path=self.name, line=line.number, offset=line.offset)
         try:
             value = read_object(line)
-            answer_id, calls = _id(value, "bad_bfcl_answer"), _answer(value.get("ground_truth"))
+            answer_id, calls = _id(value, "bad_bfcl_answer"), read_answer(value.get("ground_truth"))
             if answer_id in self.waiting:
                 raise _orphan(answer_id)
             self.waiting[answer_id] = calls, source
@@ -224,16 +237,3 @@ def _id(value: dict[str, Any], reason: str) -> str:
     if not isinstance(found, str) or not found:
         raise RecordProblem(reason, "the id is missing or no text")
     return found
-
-
-def _answer(value: Any) -> tuple[ExpectedCall, ...]:
-    """`[{name: {parameter: [acceptable values]}}]` as expected calls."""
-    calls: list[ExpectedCall] = []
-    for call in value if isinstance(value, list) else [None]:
-        if not isinstance(call, dict) or len(call) != 1:
-            raise RecordProblem("bad_bfcl_answer", "ground_truth must be a list of {name: {parameter: [values]}}")
-        ((name, options),) = call.items()
-        if not isinstance(options, dict) or not all(isinstance(values, list) for values in options.values()):
-            raise RecordProblem("bad_bfcl_answer", f"the answer for {name!a} must give each parameter a list of values")
-        calls.append(ExpectedCall(name=name, options=options))
-    return tuple(calls)

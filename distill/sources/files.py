@@ -38,6 +38,8 @@ MAX_LINE_BYTES = 16 * 1024**2
 MAX_BODY_BYTES = 32 * 1024**2
 """Largest object that `read_bytes` returns, unpacked. Bedrock takes requests of up to 25,000,000 bytes."""
 
+LINES_PER_ADVANCE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -102,15 +104,17 @@ def input_file(path: str) -> InputFile:
     return InputFile(path, entry.size_bytes, entry.etag)
 
 
-def read_lines(file: InputFile) -> Iterator[Line]:
+def read_lines(file: InputFile, advance: Callable[[int], None] = lambda num_bytes: None) -> Iterator[Line]:
     """The lines of a file, blank ones too. Gzip is recognised by its first bytes and unpacked.
+
+    `advance` is told now and then how many bytes of the file as stored were read since it was told last.
 
     Raises `DataError` naming file and position if it cannot be opened or not be read to its end: a truncated or damaged gzip, a
     failing disk or network. The whole lines before that point have been given out by then.
     """
     with _opened(file) as stored:
         handle = _unpacked(stored, file.path)
-        number, offset = 0, 0
+        number, offset, told = 0, 0, 0
         while True:
             try:
                 data = handle.readline(MAX_LINE_BYTES + 1)
@@ -118,6 +122,10 @@ def read_lines(file: InputFile) -> Iterator[Line]:
                 size_bytes = len(data) + (_skip_line(handle) if is_cut else 0)
             except Exception as error:  # every filesystem lets the errors of its own libraries through
                 raise _unreadable(file.path, error, f"at line {number + 1}, byte {offset} of its data") from error
+            if not data or number % LINES_PER_ADVANCE == 0:
+                position = stored.tell()
+                advance(position - told)
+                told = position
             if not data:
                 return
             number += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distill.records import Message, Source, Tool, ToolCall
+from distill.records import Category, ExpectedCall, Message, Source, Tool, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,13 @@ class LoggedReply:
 class SourceRecord:
     """A candidate prompt. `messages` ends with the turn to be answered (user or tool), every text byte for byte as found.
 
-    `tools` are those of a structured field; None means that they stand in the text, if anywhere.
+    `tools` are those of a structured field; None means that they stand in the text, if anywhere. A source that knows the expected calls
+    gives them (none means that nothing is to be called), and with them perhaps the category.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] | None
     reply: LoggedReply | None
     source: Source
+    expected_calls: tuple[ExpectedCall, ...] | None = None
+    category: Category | None = None

@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
 from itertools import islice, pairwise
 from json.encoder import encode_basestring, encode_basestring_ascii
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from distill.calls.bfcl_python import decode_python_literal
 from distill.calls.bounds import MAX_DEPTH, ParseError
@@ -28,8 +28,8 @@ MAX_CANDIDATES = 100
 """Places in one message where a list may begin that are tried: a text of brackets takes no time."""
 MAX_PYTHON_CANDIDATES = 10
 """As many for lists that Python printed, whose end is found more slowly."""
-MAX_REMEMBERED = 64
-"""Texts whose tools are remembered."""
+MAX_REMEMBERED_CHARS = 4_000_000
+"""Length of all remembered texts together. With the tools in them they take some N times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ def find_tools(messages: Sequence[Message]) -> FoundTools:
             if isinstance(found, str):
                 broken.append(found)
             elif found is not None:
-                span = None if found.span is None else dataclasses.replace(found.span, message_index=index)
-                return FoundTools(found.tools, span)
+                if found.span is None or found.span.message_index == index:
+                    return found
+                return FoundTools(found.tools, dataclasses.replace(found.span, message_index=index))
     if broken:
         raise RecordProblem("bad_tool_json", broken[0])
     raise RecordProblem(
@@ -102,8 +103,32 @@ def why_bad_schema(tools: Sequence[Tool]) -> str | None:
     return None
 
 
-# Agents send one list of tools with request after request: those records share its parsed form, and finding it again costs a hash.
-@lru_cache(maxsize=MAX_REMEMBERED)
+_Find: TypeAlias = "Callable[[str], FoundTools | str | None]"
+
+
+def _remembering(find: _Find) -> _Find:
+    """`find` that shares what it found among equal texts: agents send one list of tools with request after request."""
+    known: dict[str, FoundTools] = {}
+    num_chars = 0
+
+    @wraps(find)
+    def find_or_remember(text: str) -> FoundTools | str | None:
+        nonlocal num_chars
+        if text in known:
+            return known[text]
+        found = find(text)
+        if isinstance(found, FoundTools):
+            if num_chars + len(text) > MAX_REMEMBERED_CHARS:
+                known.clear()
+                num_chars = 0
+            known[text] = found
+            num_chars += len(text)
+        return found
+
+    return find_or_remember
+
+
+@_remembering
 def _find_array(text: str) -> FoundTools | str | None:
     """The first array of tools in a text, or why what begins like one is none."""
     broken: str | None = None
@@ -123,7 +148,7 @@ def _find_array(text: str) -> FoundTools | str | None:
     return broken
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
+@_remembering
 def _find_objects(text: str) -> FoundTools | str | None:
     """All objects in a text that are tools, or why what looks like one is none."""
     found: list[tuple[dict[str, Any], int, int]] = []
@@ -159,6 +184,7 @@ def _find_objects(text: str) -> FoundTools | str | None:
     return FoundTools(tools, _span(pieces, found[0][1], found[-1][2], wrapped=wrapped))
 
 
+@_remembering
 def _find_python_list(text: str) -> FoundTools | str | None:
     """The first list of tools that Python printed, or why what begins like one is none."""
     broken: str | None = None

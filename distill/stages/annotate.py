@@ -13,15 +13,43 @@ from distill.engines.request_log import complete_durably
 from distill.engines.requests import make_request
 from distill.engines.tokenizer import load_tokenizer
 from distill.engines.transformers_engine import fingerprint
-from distill.records import Annotation, DataError, JsonValue, Prompt, Reject
+from distill.records import Annotation, Completion, DataError, JsonValue, Prompt, Reject
 from distill.run_dir import Progress, finish_stage, read_rows, stage_hash, start_stage, write_stage_rows
 
 
 def run_annotate(run: Path, config: Config, *, redo: bool) -> None:
-    """Ask the teacher about every prompt that may be learned from or chosen by. Test prompts are not read."""
+    """Ask the teacher about every prompt that may be learned from or chosen by and whose answer is in no log. Test prompts are not read."""
     if not start_stage(run, "annotate", _inputs(run, config), redo=redo):
         return
-    prompts = [prompt for prompt in read_rows(run / "prompts" / "rows.jsonl", Prompt) if prompt.split != "test"]
+    learned_from = [prompt for prompt in read_rows(run / "prompts" / "rows.jsonl", Prompt) if prompt.split != "test"]
+    annotations = [annotation for prompt in learned_from for annotation in _logged(prompt)]
+    num_logged = len(annotations)
+    prompts = [prompt for prompt in learned_from if not _logged(prompt)]
+    asked, rejects = _ask_teacher(run, prompts, config) if prompts else ([], [])
+    annotations += asked
+    _check_error_rate(rejects, len(prompts), config)
+    num_rows, num_rejects = write_stage_rows(run, "annotate", annotations, rejects)
+    counts: dict[str, JsonValue] = {
+        "prompts": len(prompts),
+        "logged": num_logged,
+        "rows": num_rows,
+        "rejects": num_rejects,
+        "prompt_tokens": sum(row.completion.num_prompt_tokens for row in annotations if row.sample_index == 0),
+        "completion_tokens": sum(row.completion.num_completion_tokens for row in annotations),
+    }
+    finish_stage(run, "annotate", counts=counts, files=["rows.jsonl", "rejects.jsonl"])
+
+
+def _logged(prompt: Prompt) -> list[Annotation]:
+    """The answer that a log holds of the prompt, if one does: the teacher is not asked. No tokens were paid for here, so it has none."""
+    given = prompt.given_reply
+    if given is None or given.model is None:
+        return []
+    completion = Completion(text=given.text, finish_reason="stop", num_prompt_tokens=0, num_completion_tokens=0)
+    return [Annotation(prompt.id, 0, completion, model=given.model, sampling_temperature=0.0, seed=0)]
+
+
+def _ask_teacher(run: Path, prompts: Sequence[Prompt], config: Config) -> tuple[list[Annotation], list[Reject]]:
     engine = open_teacher(config.teacher)
     try:
         requests = _requests(prompts, engine, config)
@@ -35,16 +63,7 @@ def run_annotate(run: Path, config: Config, *, redo: bool) -> None:
         if answer.error is not None:
             rejects.append(Reject(id=prompt.id, reason="teacher_error", detail=answer.error, source=prompt.source))
         annotations += _annotations(prompt, answer, engine.model)
-    _check_error_rate(rejects, len(prompts), config)
-    num_rows, num_rejects = write_stage_rows(run, "annotate", annotations, rejects)
-    counts: dict[str, JsonValue] = {
-        "prompts": len(prompts),
-        "rows": num_rows,
-        "rejects": num_rejects,
-        "prompt_tokens": sum(row.completion.num_prompt_tokens for row in annotations if row.sample_index == 0),
-        "completion_tokens": sum(row.completion.num_completion_tokens for row in annotations),
-    }
-    finish_stage(run, "annotate", counts=counts, files=["rows.jsonl", "rejects.jsonl"])
+    return annotations, rejects
 
 
 def _inputs(run: Path, config: Config) -> dict[str, JsonValue]:

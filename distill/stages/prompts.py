@@ -1,262 +1,123 @@
-"""Stage `prompts`: the user's files in, validated prompts with category, group and split out; every other line a reject with its reason."""
+"""Stage `prompts`: the user's records in, checked prompts with category, group and split out; every other record a reject with its reason.
+
+All is a stream: a prompt is written as soon as it is checked, and what is remembered of it is a few hundred bytes.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
-from distill.calls.match import exactly
-from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.chat import prompt_ids
-from distill.config import Config, ConfigError, SplitConfig
+from distill.config import Config, ConfigError, PromptSource
 from distill.engines.tokenizer import load_tokenizer
-from distill.json_schema import why_not_allowed
-from distill.records import Category, DataError, ExpectedCall, JsonValue, Prompt, Reject, Split, Tool, content_id
-from distill.run_dir import Progress, file_hash, finish_stage, start_stage, write_stage_rows
-from distill.sources.bedrock_jsonl import read_bedrock_jsonl
-from distill.sources.files import input_file, read_lines
-from distill.sources.problem import RecordProblem
-from distill.sources.record import SourceRecord
-from distill.sources.tools_in_text import find_tools, why_bad_schema
+from distill.records import DataError, JsonValue, Reject, Split
+from distill.run_dir import Progress, atomic_file, finish_stage, row_line, start_stage, write_json
+from distill.sources.checks import PromptChecks, TokenLimit
+from distill.sources.collect import RoleOfSource, collect
+from distill.sources.inputs import open_source, source_hash
+from distill.sources.repeats import Repeats
+from distill.sources.summary import Summary
 
 LARGEST_GROUP_SHARE = 0.3
 
 
 def run_prompts(run: Path, config: Config, *, redo: bool) -> None:
-    """Read, check, group and split all prompt files of the configuration."""
-    if not start_stage(run, "prompts", _inputs(config), redo=redo):
+    """Read, check, compare, group and split all prompts of the configuration."""
+    sources = list(_sources(config))
+    if not start_stage(run, "prompts", _inputs(config, sources), redo=redo):
         return
     tokenizer = load_tokenizer(config.student.model)
-    prompts: list[Prompt] = []
-    rejects: list[Reject] = []
-    files = _files(config)
-    with Progress(run, "prompts", total=len(files), unit="files") as progress:
-        for split, test_set, path, answers in files:
-            for result in _read(Path(path), split, test_set, answers, tokenizer, config):
-                if isinstance(result, Prompt):
-                    prompts.append(result)
-                else:
-                    rejects.append(result)
-            progress.advance()
-    prompts, more = _without_repeats(prompts)
-    if not any(prompt.split == "train" for prompt in prompts):
-        raise DataError(f"{', '.join(config.prompts.train)}: no usable training prompt; {_why_none([*rejects, *more])}")
-    prompts = _split(prompts, config.prompts.split)
-    num_rows, num_rejects = write_stage_rows(run, "prompts", prompts, [*rejects, *more])
-    counts: dict[str, JsonValue] = {"rows": num_rows, "rejects": num_rejects}
-    for prompt in prompts:
-        key = f"{prompt.split}{'/' + prompt.test_set if prompt.test_set else ''}/{prompt.category}"
-        counts[key] = int(str(counts.get(key, 0))) + 1
-    finish_stage(run, "prompts", counts=counts, files=["rows.jsonl", "rejects.jsonl"])
-
-
-def _why_none(rejects: Sequence[Reject]) -> str:
-    if not rejects:
-        return "the files are empty, a prompt is one line of JSON in the form bedrock-conversation-2024"
-    reasons = ", ".join(
-        f"{count} x {reason}" for reason, count in Counter(reject.reason for reject in rejects).most_common()
+    limit = TokenLimit(lambda messages: len(prompt_ids(messages, tokenizer)), config.prompts.max_prompt_tokens)
+    checks = PromptChecks(group_by=config.prompts.split.group_by, token_limit=limit)
+    repeats = Repeats(
+        drop_near_duplicates=config.prompts.drop_near_duplicates, drop_contaminated=config.prompts.drop_contaminated
     )
-    first = next(reject for reject in rejects if reject.source)
+    summary, counts = Summary(), Counter[str]()
+    folder = run / "prompts"
+    total = sum(role.opened.size_bytes for role in sources)
+    with (
+        Progress(run, "prompts", total=total, unit="bytes") as progress,
+        atomic_file(folder / "rows.jsonl") as rows,
+        atomic_file(folder / "rejects.jsonl") as rejects,
+    ):
+        for result in collect(sources, checks, repeats, config.prompts.split, summary, progress.advance):
+            if isinstance(result, Reject):
+                rejects.write(row_line(result))
+                continue
+            rows.write(row_line(result))
+            counts[f"{result.split}{'/' + result.test_set if result.test_set else ''}/{result.category}"] += 1
+        _check_usable(config, summary)
+        _check_groups(config, summary)
+    write_json(folder / "report.json", summary.to_json())
+    all_counts: dict[str, JsonValue] = {"rows": summary.accepted, "rejects": summary.rejected, **counts}
+    finish_stage(run, "prompts", counts=all_counts, files=["rows.jsonl", "rejects.jsonl", "report.json"])
+
+
+def _sources(config: Config) -> Iterator[RoleOfSource]:
+    prompts = config.prompts
+    plain: tuple[tuple[str, Split | None, Sequence[PromptSource]], ...] = (
+        ("benchmarks", None, prompts.benchmarks),
+        ("validation", "validation", prompts.validation),
+        ("train", "train", prompts.train),
+    )
+    for key, split, sources in plain:
+        for index, source in enumerate(sources):
+            opened = open_source(source, where=f"prompts.{key}[{index}]", teacher=config.teacher.model)
+            yield RoleOfSource(opened, split)
+    for test in prompts.test:
+        opened = open_source(test, where=f"prompts.test[{test.name}]", teacher=config.teacher.model)
+        yield RoleOfSource(opened, "test", test.name)
+
+
+def _inputs(config: Config, sources: Sequence[RoleOfSource]) -> dict[str, JsonValue]:
+    prompts = config.prompts
+    inputs: dict[str, JsonValue] = {
+        "prompts.split": prompts.split.model_dump(),
+        "prompts.max_prompt_tokens": prompts.max_prompt_tokens,
+        "prompts.drop_near_duplicates": prompts.drop_near_duplicates,
+        "prompts.drop_contaminated": prompts.drop_contaminated,
+        "student.model": config.student.model,
+    }
+    for role in sources:
+        source = role.opened.source
+        settings = source.model_dump(exclude={"path", "name"}, exclude_defaults=True)
+        if role.opened.teacher is not None:
+            settings["logged_model"] = role.opened.teacher
+        inputs[f"{role.name}: {source.path}"] = (
+            [source_hash(role.opened), settings] if settings else source_hash(role.opened)
+        )
+    return inputs
+
+
+def _check_usable(config: Config, summary: Summary) -> None:
+    if any(counts.accepted for counts in summary.sources if counts.role == "train"):
+        return
+    paths = ", ".join(source.path for source in config.prompts.train)
+    raise DataError(f"{paths}: no usable training prompt; {_why_none(summary)}")
+
+
+def _why_none(summary: Summary) -> str:
+    if not summary.reasons:
+        return "the files are empty; a prompt is one line of JSON, such as a record of bedrock-conversation-2024"
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.reasons.most_common())
+    first = next(iter(summary.examples.values()))[0]
     assert first.source is not None
     return f"{reasons}. The first: {first.source.path}:{first.source.line}: {first.detail}"
 
 
-def _inputs(config: Config) -> dict[str, JsonValue]:
-    inputs: dict[str, JsonValue] = {
-        "prompts.split": config.prompts.split.model_dump(),
-        "prompts.max_prompt_tokens": config.prompts.max_prompt_tokens,
-        "student.model": config.student.model,
-    }
-    for split, test_set, path, answers in _files(config):
-        for name in (path, *([answers] if answers else [])):
-            if not Path(name).is_file():
-                raise ConfigError(
-                    f"prompts: {name}: no such file; give the path of a {'BFCL answer' if name == answers else 'Bedrock JSONL'} file"
-                )
-            inputs[f"{test_set or split}: {name}"] = file_hash(Path(name))
-    return inputs
-
-
-def _files(config: Config) -> list[tuple[Split, str | None, str, str | None]]:
-    return [
-        *(("train", None, path, None) for path in config.prompts.train),
-        *(("validation", None, path, None) for path in config.prompts.validation),
-        *(("test", test.name, test.path, test.answers) for test in config.prompts.test),
-    ]
-
-
-def _read(
-    path: Path,
-    split: Split,
-    test_set: str | None,
-    answers: str | None,
-    tokenizer: PreTrainedTokenizerFast,
-    config: Config,
-) -> Iterator[Prompt | Reject]:
-    expected = _read_answers(Path(answers)) if answers else None
-    position = 0
-    for result in read_bedrock_jsonl(read_lines(input_file(str(path))), name=str(path)):
-        gold = None
-        if expected is not None:
-            if position >= len(expected):
-                raise DataError(
-                    f"{answers}: {len(expected)} answers for more records in {path}; line k answers record k"
-                )
-            gold = expected[position]
-        position += 1
-        yield result if isinstance(result, Reject) else _check(result, split, test_set, gold, tokenizer, config)
-    if expected is not None and position != len(expected):
-        raise DataError(f"{answers}: {len(expected)} answers for {position} records in {path}; line k answers record k")
-
-
-def _check(
-    record: SourceRecord,
-    split: Split,
-    test_set: str | None,
-    gold: tuple[ExpectedCall, ...] | None,
-    tokenizer: PreTrainedTokenizerFast,
-    config: Config,
-) -> Prompt | Reject:
-    """The prompt that a record holds, or why it cannot be used."""
-    identity = content_id(*[[message.role, message.content] for message in record.messages])
-
-    def reject(reason: str, detail: str) -> Reject:
-        return Reject(id=identity, reason=reason, detail=detail, source=record.source)
-
-    if record.tools is not None:
-        return reject(
-            "no_tools_in_text", "the tools stand in a structured field; only tools in the text are read so far"
-        )
-    try:
-        found = find_tools(record.messages)
-    except RecordProblem as problem:
-        return reject(problem.reason, problem.detail)
-    why = why_bad_schema(found.tools)
-    if why is not None:
-        return reject("bad_tool_schema", why)
-    num_tokens = len(prompt_ids(record.messages, tokenizer))
-    if num_tokens > config.prompts.max_prompt_tokens:
-        return reject(
-            "too_long", f"{num_tokens} tokens, prompts.max_prompt_tokens is {config.prompts.max_prompt_tokens}"
-        )
-    expected = gold
-    if expected is None and record.reply is not None:
-        try:
-            expected = _expected_of_reply(record.reply.text, found.tools)
-        except ParseError as error:
-            return reject("bad_answer", f"the reply is not a list of calls: {error}")
-        except DataError as error:
-            return reject("invalid_answer", str(error))
-    return Prompt(
-        id=identity,
-        messages=record.messages,
-        tools=found.tools,
-        tools_span=found.span,
-        category=_category(len(found.tools), expected),
-        group=_group(record, found.tools, config.prompts.split),
-        split=split,
-        test_set=test_set,
-        expected_calls=expected,
-        source=record.source,
+def _check_groups(config: Config, summary: Summary) -> None:
+    """A split by groups of which one holds nearly everything is none."""
+    split = config.prompts.split
+    number = summary.groups.total()
+    if split.group_by == "request" or split.validation_share + split.test_share == 0:
+        return
+    if summary.largest_group <= LARGEST_GROUP_SHARE * number:
+        return
+    assert summary.one_of_largest is not None
+    example = f"{summary.one_of_largest.path}:{summary.one_of_largest.line}"
+    raise ConfigError(
+        f"prompts.split.group_by is `{split.group_by}` and one group holds {summary.largest_group} of {number} prompts (such as "
+        f"{example}); no fair split is possible. Set prompts.split.group_by=request"
     )
-
-
-def _expected_of_reply(reply: str, tools: Sequence[Tool]) -> tuple[ExpectedCall, ...]:
-    """The calls of the user's own reply; a reply that is a sentence means that nothing is to be called."""
-    if not looks_like_calls(reply):
-        return ()
-    calls = parse_calls(reply, mode="strict")
-    problem = why_not_allowed(calls, tools)
-    if problem is not None:
-        raise DataError(f"the reply calls what the tools do not offer: {problem.message}")
-    by_name = {tool.name: tool for tool in tools}
-    return tuple(exactly(call, tool=by_name[call.name]) for call in calls)
-
-
-def _category(num_tools: int, expected: tuple[ExpectedCall, ...] | None) -> Category:
-    if expected is not None and not expected:
-        return "irrelevance"
-    if expected is not None and len(expected) > 1:
-        return "parallel" if num_tools == 1 else "parallel_multiple"
-    return "simple" if num_tools == 1 else "multiple"
-
-
-def _group(record: SourceRecord, tools: Sequence[Tool], split: SplitConfig) -> str:
-    if split.group_by == "tools":
-        return content_id(*sorted(content_id(tool.name, tool.description, tool.parameters) for tool in tools))
-    if split.group_by == "conversation":
-        return content_id(*[[message.role, message.content] for message in record.messages[:-1]])
-    return content_id(record.messages[-1].content.strip().lower())
-
-
-def _without_repeats(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Reject]]:
-    """Without equal prompts inside a split, and without training or validation prompts that stand in a later split."""
-    order: dict[Split, int] = {"test": 0, "validation": 1, "train": 2}
-    kept: dict[str, Prompt] = {}
-    rejects: list[Reject] = []
-    for prompt in sorted(prompts, key=lambda prompt: order[prompt.split]):
-        first = kept.get(prompt.id)
-        if first is None:
-            kept[prompt.id] = prompt
-            continue
-        reason = "duplicate" if first.split == prompt.split else "contaminated"
-        detail = f"equal to {first.source.path}:{first.source.line} ({first.split})"
-        rejects.append(Reject(id=prompt.id, reason=reason, detail=detail, source=prompt.source))
-    return [prompt for prompt in prompts if kept[prompt.id] is prompt], rejects
-
-
-def _split(prompts: Sequence[Prompt], split: SplitConfig) -> list[Prompt]:
-    """Move whole groups of training prompts to validation and test by a hash of the group, so that more prompts move nobody."""
-    train = [prompt for prompt in prompts if prompt.split == "train"]
-    if split.validation_share == 0 and split.test_share == 0:
-        return list(prompts)
-    largest, size = Counter(prompt.group for prompt in train).most_common(1)[0]
-    if size > LARGEST_GROUP_SHARE * len(train) and split.group_by != "request":
-        example = next(prompt for prompt in train if prompt.group == largest)
-        raise ConfigError(
-            f"prompts.split.group_by is `{split.group_by}` and one group holds {size} of {len(train)} prompts (such as "
-            f"{example.source.path}:{example.source.line}); no fair split is possible. Set prompts.split.group_by=request"
-        )
-    return [prompt if prompt.split != "train" else _assigned(prompt, split) for prompt in prompts]
-
-
-def _assigned(prompt: Prompt, split: SplitConfig) -> Prompt:
-    position = int(content_id("split", prompt.group), 16) / 16**16
-    if position < split.validation_share:
-        return replace(prompt, split="validation")
-    if position < split.validation_share + split.test_share:
-        return replace(prompt, split="test", test_set="own")
-    return prompt
-
-
-def _read_answers(path: Path) -> list[tuple[ExpectedCall, ...]]:
-    """Expected calls per line of a file in BFCL's possible-answer shape."""
-    answers: list[tuple[ExpectedCall, ...]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            answers.append(tuple(_expected_call(call) for call in _listed(json.loads(line)["ground_truth"])))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f'{path}:{number}: expected {{"id": ..., "ground_truth": [{{name: {{parameter: [values]}}}}]}} ({error})'
-            ) from None
-    return answers
-
-
-def _expected_call(call: Any) -> ExpectedCall:
-    """One `{name: {parameter: [values]}}`; raises what `_read_answers` catches."""
-    ((name, options),) = call.items()
-    return ExpectedCall(name=name, options={parameter: _listed(values) for parameter, values in options.items()})
-
-
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"found {type(value).__name__} instead of a list")
-    return value

@@ -118,8 +118,8 @@ def test_what_is_tested_or_validated_on_is_not_trained_on(tmp_path: Path, llama_
         split={"group_by": "request", "validation_share": 0.0},
     )  # fmt: skip
     assert [(row.messages[-1].content[5:-1], row.split, row.test_set) for row in rows] == [
-        ("Alien", "train", None), ("Fargo", "train", None), ("Brazil", "validation", None), ("Dune", "validation", None),
-        ("Casino", "test", "mine"), ("Eden", "test", "mine"),
+        ("Casino", "test", "mine"), ("Eden", "test", "mine"), ("Brazil", "validation", None), ("Dune", "validation", None),
+        ("Alien", "train", None), ("Fargo", "train", None),
     ]  # fmt: skip
     found = {
         (Path(reject.source.path).stem, reject.source.line): (reject.reason, reject.detail)
@@ -127,11 +127,11 @@ def test_what_is_tested_or_validated_on_is_not_trained_on(tmp_path: Path, llama_
         if reject.source
     }
     assert found == {
-        ("test", 3): ("duplicate", f"equal to {test}:2 (test)"),
-        ("validation", 3): ("contaminated", f"equal to {test}:1 (test)"),
+        ("test", 3): ("duplicate", f"equal to {test}:2 (test mine)"),
+        ("validation", 3): ("contaminated", f"equal to {test}:1 (test mine)"),
         ("train", 2): ("duplicate", f"equal to {train}:1 (train)"),
         ("train", 3): ("contaminated", f"equal to {validation}:1 (validation)"),
-        ("train", 4): ("contaminated", f"equal to {test}:1 (test)"),
+        ("train", 4): ("contaminated", f"equal to {test}:1 (test mine)"),
     }
 
 
@@ -140,14 +140,16 @@ def test_what_is_tested_or_validated_on_is_not_trained_on(tmp_path: Path, llama_
     [
         (record("Find Heat.", tools="none"), "no_tools"),
         (record("Find Heat.", tools='[{"name": "find_film", "parameters": {'), "bad_tool_json"),
-        (record("Find Heat.", tools=[TOOL, TOOL]), "bad_tool_schema"),
-        (record("Find Heat.", tools=[{**TOOL, "parameters": {"required": [["title"]], "properties": {}}}]), "bad_tool_schema"),
+        (record("Find Heat.", tools=[TOOL, TOOL]), "duplicate_tool"),
+        (record("Find Heat.", tools=[{**TOOL, "parameters": {"required": [["title"]], "properties": {}}}]), "required_not_in_properties"),
         (record("Find Heat. " * 200), "too_long"),
-        (record("Find Heat.", reply="[find_film(title=Heat)]"), "bad_answer"),
-        (record("Find Heat.", reply="Sure: [find_film(title='Heat')]"), "bad_answer"),
+        (record("Find Heat.", reply="[find_film(title=Heat)]"), "answer_unparseable"),
+        (record("Find Heat.", reply="Sure: [find_film(title='Heat')]"), "answer_unparseable"),
         (record("Find Heat.", reply="[find_film(title=3)]"), "invalid_answer"),
-        (record("Find Heat.", reply="[seek_film(title='Heat')]"), "invalid_answer"),
-        (record("Find Heat.", tools=[{**TOOL, "parameters": {"properties": {"title": {"type": "txt"}}}}], reply="[find_film(title='Heat')]"), "invalid_answer"),
+        (record("Find Heat.", reply="[seek_film(title='Heat')]"), "calls_unknown_function"),
+        (record("Find Heat.", tools=[{**TOOL, "parameters": {"properties": {"title": {"type": "txt"}}}}]), "unknown_type"),
+        (record("Find <|eot_id|> Heat."), "invalid_tags"),
+        (record("Please find Ran!"), "near_duplicate"),
     ],
 )  # fmt: skip
 def test_each_reason_is_earned(made: Any, reason: str, tmp_path: Path, llama_folder: Path) -> None:
@@ -288,9 +290,9 @@ def test_the_same_files_are_read_once_and_changed_ones_named(tmp_path: Path, lla
 
 def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path, llama_folder: Path) -> None:
     there, gone = write_jsonl(tmp_path / "train.jsonl", [record("Find Heat.")]), tmp_path / "gone.jsonl"
-    with pytest.raises(ConfigError, match=f"{gone}: no such file; give the path of a Bedrock JSONL file"):
+    with pytest.raises(ConfigError, match=f"{gone}: nothing to read there; give a file, or a folder or a glob"):
         run(tmp_path, llama_folder, [there, gone])
-    with pytest.raises(ConfigError, match=f"{gone}: no such file; give the path of a BFCL answer file"):
+    with pytest.raises(DataError, match=rf"{gone}: cannot read it \(no such file\); give the path or URL of one file"):
         run(tmp_path, llama_folder, [there], test=[{"name": "a", "path": str(there), "answers": str(gone)}])
     assert not (tmp_path / "run").exists()
 
