@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from distill.evaluation import wording
-from distill.evaluation.summary import Report, WrongAnswer
+from distill.evaluation.summary import Report, WrongAnswer, place_text
+from distill.records import JsonObject, JsonValue
 
 
 def render_markdown(report: Report) -> str:
@@ -63,6 +64,8 @@ def _lines(report: Report) -> Iterator[str]:
             for stage in report.funnel
         ),
     )  # fmt: skip
+    if report.prompts is not None:
+        yield from _prompts(report.prompts)
     if report.curves:
         yield from ("## Training", "", "![Loss against training step](training.svg)", "")
     yield from ("## Latency and cost", "", wording.LATENCY, "")
@@ -72,6 +75,27 @@ def _lines(report: Report) -> Iterator[str]:
             yield from _wrong_answer(wrong)
     yield from ("## Versions", "")
     yield from _table(["package", "version"], ([name, str(version)] for name, version in report.versions.items()))
+
+
+def _prompts(prompts: JsonObject) -> Iterator[str]:
+    reasons, examples = prompts["reasons"], prompts["examples"]
+    assert isinstance(reasons, dict) and isinstance(examples, dict)
+    yield from (
+        "## Prompts",
+        "",
+        f"{prompts['accepted']:,} prompts accepted, {prompts['rejected']:,} records rejected.",
+        "",
+    )
+    if reasons:
+        yield from _table(
+            ["reason", "rejects", "the first of them"],
+            ([reason, f"{count:,}", _first_example(examples[reason])] for reason, count in reasons.items()),
+        )
+
+
+def _first_example(examples: JsonValue) -> str:
+    assert isinstance(examples, list) and isinstance(examples[0], dict)
+    return f"{place_text(examples[0])}: {examples[0]['detail']}"
 
 
 def _wrong_answer(wrong: WrongAnswer) -> Iterator[str]:

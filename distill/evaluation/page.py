@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from distill.evaluation import wording
 from distill.evaluation.plots import COLORS, svg_for_page
-from distill.evaluation.summary import Report
+from distill.evaluation.summary import Report, place_text
 
 
 def render_page(report: Report, drawings: Mapping[str, str]) -> str:
@@ -31,6 +31,7 @@ def render_page(report: Report, drawings: Mapping[str, str]) -> str:
         drawings={name: _for_page(name, svg) for name, svg in drawings.items()},
         colors=COLORS,
         wording=wording,
+        place_text=place_text,
         # Predictions are rows times models, no part of the funnel.
         largest=max((stage.rows or 0 for stage in report.funnel if stage.stage != "evaluate"), default=0),
         config_text=yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True),

@@ -47,7 +47,10 @@ class WrongAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What stands in a report. `results` begins with the headline test set; `hashes` are of the stages' outputs."""
+    """What stands in a report. `results` begins with the headline test set; `hashes` are of the stages' outputs.
+
+    `prompts` is the `report.json` of stage `prompts`, None for a run without one.
+    """
 
     title: str
     student: str
@@ -55,6 +58,7 @@ class Report:
     confidence: float
     results: tuple[TestSetResult, ...]
     funnel: tuple[FunnelStage, ...]
+    prompts: JsonObject | None
     curves: tuple[Curve, ...]
     wrong_answers: tuple[WrongAnswer, ...]
     config: JsonObject
@@ -100,6 +104,7 @@ def report_json(report: Report) -> JsonObject:
         **numbers,
         "latency": None,  # seconds per prompt and tokens per second, once they are measured rather than by-products
         "funnel": {stage.stage: _funnel_json(stage) for stage in report.funnel},
+        "prompts": report.prompts,
         "training": {curve.name: _curve_json(curve) for curve in report.curves},
         "wrong_answers": [_wrong_answer_json(wrong) for wrong in report.wrong_answers],
         "config": report.config,
@@ -137,6 +142,16 @@ def expected_text(calls: Sequence[ExpectedCall]) -> str:
         f"{call.name}({', '.join(f'{name}={_options_text(options)}' for name, options in call.options.items())})"
         for call in calls
     )
+
+
+def place_text(example: Mapping[str, JsonValue]) -> str:
+    """Where a rejected record stands, for people: file and line, its first byte, and the request's id where a log has one."""
+    if "path" not in example:
+        return ""
+    offset, request_id = example["offset"], example["request_id"]
+    byte = "" if offset is None else f", byte {offset}"
+    request = "" if request_id is None else f", request {request_id}"
+    return f"{example['path']}:{example['line']}{byte}{request}"
 
 
 def _options_text(options: Sequence[JsonValue]) -> str:

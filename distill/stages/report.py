@@ -17,6 +17,7 @@ from distill.run_dir import (
     STAGES,
     Stage,
     finish_stage,
+    read_json,
     read_rows,
     require_stage,
     set_state,
@@ -80,6 +81,7 @@ def _read_report(run: Path, config: Config, manifests: dict[Stage, JsonObject]) 
         confidence=config.evaluate.confidence,
         results=results,
         funnel=tuple(_funnel_stage(run, stage, manifest) for stage, manifest in manifests.items()),
+        prompts=_prompts(run),
         curves=_curves(run, config) if "train" in manifests else (),
         wrong_answers=choose_wrong_answers(results[0], predictions, prompts, number=config.report.num_wrong_answers),
         config=config.model_dump(mode="json"),
@@ -113,6 +115,12 @@ def _funnel_stage(run: Path, stage: Stage, manifest: JsonObject) -> FunnelStage:
         reasons=dict(reasons.most_common()),
         counts={name: count for name, count in others.items() if isinstance(count, (int, float))},
     )
+
+
+def _prompts(run: Path) -> JsonObject | None:
+    """What stage `prompts` says of its sources; None for a run that was written before it said so."""
+    path = run / "prompts" / "report.json"
+    return read_json(path) if path.exists() else None
 
 
 def _curves(run: Path, config: Config) -> tuple[Curve, ...]:

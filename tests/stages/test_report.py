@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from distill.calls.match import score_text
 from distill.calls.render import render_calls
 from distill.config import Config, ConfigError
+from distill.embedded.customer import bedrock_record
 from distill.records import (
     VERDICTS,
     Annotation,
@@ -36,7 +37,9 @@ from distill.records import (
     content_id,
 )
 from distill.run_dir import finish_stage, start_stage, write_rows, write_stage_rows, write_text
+from distill.stages.prompts import run_prompts
 from distill.stages.report import run_report
+from tests.customer_world import customer_prompts, make_config, write_jsonl
 
 HOSTILE = '[find_film(title="</pre><script>alert(1)</script>`````", year=1995)]'
 FIND_FILM = Tool(
@@ -163,6 +166,54 @@ def test_same_run_gives_the_same_bytes_and_is_up_to_date_after(tmp_path: Path) -
         run_report(tmp_path, config_of(tmp_path, seeds=[0], title="another"), redo=False)
 
 
+def test_prompts_on_the_page_are_the_stages_own_numbers(tmp_path: Path, llama_folder: Path) -> None:
+    report, page = report_of_hostile_sources(tmp_path, llama_folder)
+    found = report["prompts"]
+    assert found == json.loads((tmp_path / "run" / "prompts" / "report.json").read_text(encoding="utf-8"))
+    assert found["reasons"] == {"extra_field": 14, "duplicate": 5, "failed_call": 2} and found["accepted"] == 24
+    columns = ("path", "role", "format", "files", "accepted", "rejected", "num_skipped_files")
+    assert len(found["sources"]) == 3 and sum(source["num_skipped_files"] for source in found["sources"]) == 12
+    for source in found["sources"]:
+        assert [str(source[name]) for name in columns] in page.rows
+        assert all(f"{file['path']}: {file['detail']}\n" in page.text for file in source["skipped_files"])
+    for reason, count in found["reasons"].items():
+        [row] = [row for row in page.rows if row[0] == reason]
+        examples = found["examples"][reason]
+        assert row[1] == str(count) and len(examples) == min(3, count)
+        for example in examples:
+            place = f"{example['path']}:{example['line']}, byte {example['offset']}"
+            request = "" if example["request_id"] is None else f", request {example['request_id']}"
+            assert f"{place}{request}" in row[3] and example["detail"] in row[3]
+    for name in ("tools_per_prompt", "messages_per_prompt", "categories", "splits"):
+        assert found[name] and all([key, str(count), ""] in page.rows for key, count in found[name].items())
+    header = page.rows.index(["min", "median", "p90", "p99", "max"])
+    assert [int(cell.replace(",", "")) for cell in page.rows[header + 1]] == list(found["characters"].values())
+    groups = found["groups"]
+    assert f"sources: {groups['number']}; prompts in the largest: {groups['largest']}." in page.text
+    assert found["bedrock_limits"] and all(limit in page.text for limit in found["bedrock_limits"])
+
+
+def test_foreign_text_of_a_reject_stays_text(tmp_path: Path, llama_folder: Path) -> None:
+    report, page = report_of_hostile_sources(tmp_path, llama_folder)
+    assert not {"script", "img", "b"} & set(page.tags)
+    foreign = report["prompts"]["examples"]
+    assert HOSTILE in foreign["failed_call"][0]["request_id"] and HOSTILE in foreign["failed_call"][0]["detail"]
+    assert "<img src=x onerror=alert(1)>" in foreign["extra_field"][0]["path"]
+    lines = (tmp_path / "run" / "report" / "report.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| reason | rejects | the first of them |") + 2
+    table = lines[start : lines.index("", start)]
+    assert len(table) == len(report["prompts"]["reasons"])
+    for line in table:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 4 and not re.search(r"(?<!\\)[<`]", line)
+
+
+def test_a_run_from_before_the_prompts_report_has_no_such_section(tmp_path: Path) -> None:
+    build_run(tmp_path, seeds=[0])
+    assert report_of(tmp_path, config_of(tmp_path, seeds=[0]))["prompts"] is None
+    assert "<h2>Prompts</h2>" not in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "## Prompts" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
 def test_without_training_the_report_has_two_bars(tmp_path: Path) -> None:
     build_run(tmp_path, seeds=[])
     report = report_of(tmp_path, config_of(tmp_path, seeds=[0]))
@@ -183,21 +234,33 @@ def test_models_with_different_prompts_are_not_compared(tmp_path: Path) -> None:
 
 
 class PageReader(HTMLParser):
-    """Tags, text and addresses of a page, as a browser would take them."""
+    """Tags, text, rows of tables and addresses of a page, as a browser would take them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.rows: list[list[str]] = []
+        self.in_cell = False
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
         assert not any(name.startswith("on") for name, _ in attrs)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.in_cell:
+            self.rows[-1][-1] += data.strip("\n")
 
 
 def cell_of(row: Prediction) -> tuple[str, str, Category]:
@@ -207,6 +270,27 @@ def cell_of(row: Prediction) -> tuple[str, str, Category]:
 def report_of(run: Path, config: Config) -> Any:
     run_report(run, config, redo=False)
     return json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+
+
+def report_of_hostile_sources(folder: Path, model: Path) -> tuple[Any, PageReader]:
+    """The report on what the real stage `prompts` made of files with markup in names, values and requests' ids, and its page."""
+    good = [bedrock_record(prompt) for prompt in customer_prompts(24, seed=1)]
+    bad = [{**record, f"{HOSTILE}{'x' * 500}|": 1} for record in good[:14]]
+    named = folder / "in" / "<img src=x onerror=alert(1)>|.jsonl"
+    write_jsonl(named, [*good[:20], *bad, *good[:5]])
+    for number in range(12):
+        (named.parent / f"{number}<b>.csv").write_text("a")
+    call = {"schemaType": "ModelInvocationLog", "schemaVersion": "1.0", "errorCode": HOSTILE}
+    logs = write_jsonl(folder / "logs.json", [{**call, "requestId": f"{number}{HOSTILE}|"} for number in range(2)])
+    validation = write_jsonl(folder / "validation.jsonl", good[20:])
+    config = make_config(folder, str(model), train=[named.parent, logs], prompts={"validation": [str(validation)]})
+    run = folder / "run"
+    build_run(run, seeds=[])
+    run_prompts(run, config, redo=True)
+    report = report_of(run, config)
+    page = PageReader()
+    page.feed((run / "report" / "report.html").read_text(encoding="utf-8"))
+    return report, page
 
 
 def config_of(run: Path, *, seeds: list[int], title: str = "Films", headline: str | None = None) -> Config:
