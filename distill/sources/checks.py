@@ -6,6 +6,7 @@ reply that the user gave is read as expected calls, and one that would teach the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,7 +29,7 @@ from distill.records import (
     ToolsSpan,
     content_id,
 )
-from distill.sources.problem import RecordProblem
+from distill.sources.problem import RecordProblem, check_encodable
 from distill.sources.record import LoggedReply, SourceRecord
 from distill.sources.tags import why_invalid_tags
 from distill.sources.tools import check_tools
@@ -39,7 +40,7 @@ from distill.sources.wrong_replies import read_reply, why_wrong_calls, why_wrong
 TOKENS_AROUND_MESSAGE = 16
 """More than the tokens that the chat format puts around a message; a token of the text is at least one byte."""
 MAX_REMEMBERED = 4096
-"""Tool lists of which is remembered what `_Tools` says; some 300 bytes for each, whatever its length."""
+"""Tool lists that are looked at once only; some 300 bytes for each, whatever its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,13 @@ class TokenLimit:
 
 @dataclass(frozen=True, slots=True)
 class _Tools:
-    """What is known of a tool list: a hash that does not depend on layout or order, and what is wrong with it."""
+    """What is known of a tool list: a hash that does not depend on layout or order, and what is wrong with it, a reason and a detail.
+
+    An exception, raised for record after record, would keep the frames of them all.
+    """
 
     key: str
-    problem: RecordProblem | None
+    problem: tuple[str, str] | None
 
 
 class PromptChecks:
@@ -84,9 +88,11 @@ class PromptChecks:
                 raise RecordProblem("no_tools", "the list of tools is empty")
             else:
                 messages, found = put_tools_in_text(messages, record.tools)
+            for message in messages:
+                check_encodable(message.content, message.role)
             tools = self._tools(messages, found)
             if tools.problem is not None:
-                raise tools.problem
+                raise RecordProblem(*tools.problem)
             tag = why_invalid_tags(messages)
             if tag is not None:
                 raise RecordProblem("invalid_tags", tag)
@@ -119,16 +125,13 @@ class PromptChecks:
         return self._tools(prompt.messages, FoundTools(prompt.tools, prompt.tools_span)).key
 
     def _tools(self, messages: Sequence[Message], found: FoundTools) -> _Tools:
-        if found.span is None:
-            return _Tools(_tools_key(found.tools), _problem_of(found.tools))
-        digest = blake2b(text_of_span(messages, found.span).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        known = self._known.get(digest)
-        if known is None:
-            known = _Tools(_tools_key(found.tools), _problem_of(found.tools))
-            if len(self._known) >= MAX_REMEMBERED:
+        text = repr(found.tools) if found.span is None else text_of_span(messages, found.span)
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest not in self._known:
+            if len(self._known) == MAX_REMEMBERED:
                 del self._known[next(iter(self._known))]
-            self._known[digest] = known
-        return known
+            self._known[digest] = _look_at(found.tools)
+        return self._known[digest]
 
     def _check_length(self, messages: Sequence[Message]) -> None:
         limit = self.token_limit
@@ -188,18 +191,27 @@ def _given_reply(reply: LoggedReply | None) -> GivenReply | None:
     if reply is None:
         return None
     try:
-        return GivenReply(render_calls(reply.calls) if reply.calls else reply.text, reply.model)
-    except ParseError as error:
+        text = render_calls(reply.calls) if reply.calls else reply.text
+    except (ParseError, DataError) as error:
         raise RecordProblem("unwritable_call", str(error)) from None
+    check_encodable(text, "reply's")
+    return GivenReply(text, reply.model)
 
 
-def _tools_key(tools: Sequence[Tool]) -> str:
-    return content_id(*sorted(content_id(tool.name, tool.description, tool.parameters) for tool in tools))
-
-
-def _problem_of(tools: Sequence[Tool]) -> RecordProblem | None:
+def _look_at(tools: Sequence[Tool]) -> _Tools:
+    key = content_id(*sorted(content_id(tool.name, tool.description, tool.parameters) for tool in tools))
     try:
         check_tools(tools)
+        _check_writable(tools)
     except RecordProblem as problem:
-        return problem
-    return None
+        return _Tools(key, (problem.reason, problem.detail))
+    return _Tools(key, None)
+
+
+def _check_writable(tools: Sequence[Tool]) -> None:
+    """Python's parser takes NaN and halves of surrogate pairs, which no other reader of the rows would."""
+    plain = [[tool.name, tool.description, tool.parameters] for tool in tools]
+    try:
+        check_encodable(json.dumps(plain, ensure_ascii=False, allow_nan=False), "tools'")
+    except ValueError:
+        raise RecordProblem("bad_tool_json", "NaN or an infinity stands in the tools, which is no JSON") from None

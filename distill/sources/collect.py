@@ -56,7 +56,7 @@ def collect(
                 repeat = repeats.find(result, tools_key=checks.tools_key(result))
                 if repeat is not None:
                     result = Reject(id=result.id, reason=repeat.reason, detail=repeat.detail, source=result.source)
-                elif role.split == "train" and is_split:
+                elif role.split == "train":
                     result = assigned(result, split)
             summary.add(result, counts)
             yield result
@@ -64,6 +64,8 @@ def collect(
 
 def assigned(prompt: Prompt, split: SplitConfig) -> Prompt:
     """A training prompt where a hash of its group puts it, so that more prompts move nobody."""
+    if not split.validation_share and not split.test_share:
+        return prompt
     position = int(content_id("split", prompt.group), 16) / 16**16
     if position < split.validation_share:
         return replace(prompt, split="validation")

@@ -193,7 +193,7 @@ def _check_settings(source: PromptSource, found: PromptFormat, where: str) -> No
         ("answers", ("bedrock", "bfcl")),
         ("multi_turn", ("bedrock", "chat", "logs", "dataset")),
     ):
-        if getattr(source, name) and found not in formats:
+        if getattr(source, name) not in (None, False) and found not in formats:
             raise ConfigError(f"{where}: {name} goes with {' and '.join(formats)}; {source.path} is {found}. Remove it")
     if source.answers is not None and source.multi_turn:
         raise ConfigError(

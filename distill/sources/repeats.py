@@ -60,17 +60,18 @@ class Repeats:
         if repeat is None and prompt.split == "train" and self._near is not None:
             repeat = self._near_same(prompt, tools_key)
         if repeat is None:
+            if (
+                prompt.split != "train" or self._near is None
+            ):  # else `_near_same` finds equal ones, without a table of ids
+                self._ids[int(prompt.id, 16)] = len(self._lines)
             self._remember(prompt.source, role)
             if prompt.split != "train":
                 self._hold_out(prompt, role)
         return repeat
 
     def _same(self, prompt: Prompt) -> Repeat | None:
-        identity = int(prompt.id, 16)
-        if prompt.split == "train" and self._near is not None and identity not in self._ids:
-            return None  # the same words are found by `_near_same`, without a table of ids
-        number = self._ids.setdefault(identity, len(self._lines))
-        if number == len(self._lines):
+        number = self._ids.get(int(prompt.id, 16))
+        if number is None:
             return None
         role = self._roles[self._role_numbers[number]]
         is_own = role.partition(" ")[0] == prompt.split

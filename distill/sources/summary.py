@@ -12,6 +12,12 @@ from distill.sources.inputs import OpenedSource
 
 EXAMPLES_PER_REASON = 3
 SKIPPED_SHOWN = 10
+NOT_BEDROCKS = frozenset(
+    "invalid_tags too_long no_tools bad_tool_json duplicate_tool bad_tool_schema required_not_in_properties unknown_type "
+    "answer_unparseable calls_unknown_function invalid_answer reply_is_an_answer_set reply_in_another_format duplicate "
+    "near_duplicate contaminated".split()
+)
+"""Reasons of ours that Bedrock's validator does not have: it takes such a record."""
 BEDROCK_MIN_PROMPTS = 100
 BEDROCK_MAX_PROMPTS = 15_000
 BEDROCK_MAX_BYTES = 1024**3
@@ -25,6 +31,7 @@ class SourceCounts:
     opened: OpenedSource
     accepted: int = 0
     rejected: int = 0
+    rejected_by_us_alone: int = 0
 
     def to_json(self) -> JsonObject:
         skipped: list[JsonValue] = [
@@ -77,6 +84,7 @@ class Summary:
                 self._add_to_group(result)
             return
         counts.rejected += 1
+        counts.rejected_by_us_alone += result.reason in NOT_BEDROCKS
         self.reasons[result.reason] += 1
         examples = self.examples.setdefault(result.reason, [])
         if len(examples) < EXAMPLES_PER_REASON:
@@ -99,14 +107,15 @@ class Summary:
             self.largest_group, self.one_of_largest = self.groups[group], prompt.source
 
     def bedrock_limits(self) -> list[str]:
-        """Which of Bedrock's limits on a training set these prompts break, each as a sentence."""
-        size = sum(counts.opened.size_bytes for counts in self.sources if counts.role == "train")
-        number = sum(counts.accepted for counts in self.sources if counts.role == "train")
+        """Which of Bedrock's limits these training records break, each as a sentence. Records that only we reject count for Bedrock."""
+        train = [counts for counts in self.sources if counts.role == "train"]
+        size = sum(counts.opened.size_bytes for counts in train)
+        number = sum(counts.accepted + counts.rejected_by_us_alone for counts in train)
         found = []
         if number < BEDROCK_MIN_PROMPTS:
-            found.append(f"{number} usable training prompts; Bedrock wants at least {BEDROCK_MIN_PROMPTS}")
+            found.append(f"{number} training prompts by Bedrock's rules; it wants at least {BEDROCK_MIN_PROMPTS}")
         if number > BEDROCK_MAX_PROMPTS:
-            found.append(f"{number} usable training prompts; Bedrock takes at most {BEDROCK_MAX_PROMPTS}")
+            found.append(f"{number} training prompts by Bedrock's rules; it takes at most {BEDROCK_MAX_PROMPTS}")
         if size > BEDROCK_MAX_BYTES:
             found.append(f"{size} bytes of training files; Bedrock takes at most 1 GiB")
         return found
@@ -142,7 +151,7 @@ def table_lines(summary: Summary) -> list[str]:
         lines += [f"    skipped {file.path}: {file.detail}" for file in counts.opened.skipped[:EXAMPLES_PER_REASON]]
     for reason, count in summary.reasons.most_common():
         lines.append(f"  {count:>8} {reason}")
-        lines += [f"           {_place(reject)}: {reject.detail}" for reject in summary.examples[reason]]
+        lines += [_printable(f"           {_place(reject)}: {reject.detail}") for reject in summary.examples[reason]]
     for name, counter in (("categories", summary.categories), ("tools per prompt", summary.tools_per_prompt)):
         shown = ", ".join(f"{key}: {count}" for key, count in counter.most_common(8))
         lines += [f"{name}: {shown}"] if shown else []
@@ -168,6 +177,11 @@ def _place(reject: Reject) -> str:
         return reject.id
     request = f" (request {source.request_id})" if source.request_id else ""
     return f"{source.path}:{source.line}{request}"
+
+
+def _printable(text: str) -> str:
+    """A log may hold half of a surrogate pair, which no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _distribution(values: Sequence[int]) -> JsonObject | None:

@@ -13,10 +13,9 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from itertools import islice, pairwise
 from json.encoder import encode_basestring, encode_basestring_ascii
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from distill.calls.bfcl_python import decode_python_literal
 from distill.calls.bounds import MAX_DEPTH, ParseError
@@ -29,7 +28,9 @@ MAX_CANDIDATES = 100
 MAX_PYTHON_CANDIDATES = 10
 """As many for lists that Python printed, whose end is found more slowly."""
 MAX_REMEMBERED_CHARS = 4_000_000
-"""Length of all remembered texts together. With the tools in them they take some N times as much memory."""
+"""Length of all remembered texts together. With the tools in them they take some five times as much memory."""
+MAX_MET = 4096
+"""Texts of which only is known that they were met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +104,39 @@ def why_bad_schema(tools: Sequence[Tool]) -> str | None:
     return None
 
 
-_Find: TypeAlias = "Callable[[str], FoundTools | str | None]"
+class _Remembering:
+    """A search whose finds equal texts share: agents send one list of tools with request after request.
 
+    A text is kept when it comes a second time; keeping those that never do made reading them a third slower.
+    """
 
-def _remembering(find: _Find) -> _Find:
-    """`find` that shares what it found among equal texts: agents send one list of tools with request after request."""
-    known: dict[str, FoundTools] = {}
-    num_chars = 0
+    def __init__(self, find: Callable[[str], FoundTools | str | None]) -> None:
+        self._find = find
+        self._known: dict[str, FoundTools] = {}
+        self._num_chars = 0
+        self._met: set[int] = set()
 
-    @wraps(find)
-    def find_or_remember(text: str) -> FoundTools | str | None:
-        nonlocal num_chars
-        if text in known:
-            return known[text]
-        found = find(text)
+    def __call__(self, text: str) -> FoundTools | str | None:
+        if text in self._known:
+            return self._known[text]
+        found = self._find(text)
         if isinstance(found, FoundTools):
-            if num_chars + len(text) > MAX_REMEMBERED_CHARS:
-                known.clear()
-                num_chars = 0
-            known[text] = found
-            num_chars += len(text)
+            if hash(text) in self._met:
+                self._keep(text, found)
+            elif len(self._met) == MAX_MET:
+                self._met.clear()
+            self._met.add(hash(text))
         return found
 
-    return find_or_remember
+    def _keep(self, text: str, found: FoundTools) -> None:
+        if self._num_chars + len(text) > MAX_REMEMBERED_CHARS:
+            self._known.clear()
+            self._num_chars = 0
+        self._known[text] = found
+        self._num_chars += len(text)
 
 
-@_remembering
+@_Remembering
 def _find_array(text: str) -> FoundTools | str | None:
     """The first array of tools in a text, or why what begins like one is none."""
     broken: str | None = None
@@ -148,7 +156,7 @@ def _find_array(text: str) -> FoundTools | str | None:
     return broken
 
 
-@_remembering
+@_Remembering
 def _find_objects(text: str) -> FoundTools | str | None:
     """All objects in a text that are tools, or why what looks like one is none."""
     found: list[tuple[dict[str, Any], int, int]] = []
@@ -184,7 +192,7 @@ def _find_objects(text: str) -> FoundTools | str | None:
     return FoundTools(tools, _span(pieces, found[0][1], found[-1][2], wrapped=wrapped))
 
 
-@_remembering
+@_Remembering
 def _find_python_list(text: str) -> FoundTools | str | None:
     """The first list of tools that Python printed, or why what begins like one is none."""
     broken: str | None = None

@@ -185,13 +185,47 @@ def test_validate_says_what_the_stage_would(tmp_path: Path) -> None:
     assert written["reasons"] == {"duplicate": 1, "invalid_json": 1}
 
 
+def test_bedrocks_limits_count_what_bedrock_takes(tmp_path: Path) -> None:
+    """80 usable prompts and 40 that repeat them are 120 to Bedrock; 90 and as many broken lines are 90."""
+    good = [json.dumps(bedrock_record(prompt)) for prompt in customer_prompts(90, seed=28)]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join([*good[:80], *good[:40]]))
+    assert CliRunner().invoke(app, ["validate", str(path), "--as-bedrock"]).exit_code == 0
+    path.write_text("\n".join([*good, *["{"] * 90]))
+    assert "90 training prompts by Bedrock's rules" in str(
+        CliRunner().invoke(app, ["validate", str(path), "--as-bedrock"]).exception
+    )
+
+
+def test_a_repeat_names_the_prompt_that_was_kept(tmp_path: Path, llama_folder: Path) -> None:
+    """A contaminated prompt is remembered nowhere, so its copy is contaminated too, and not a duplicate of whatever came next."""
+    asked = [bedrock_record(prompt) for prompt in customer_prompts(3, seed=29)]
+    retold: Any = json.loads(json.dumps(asked[0]))
+    retold["messages"][0]["content"][0]["text"] += " My sister asked me to."
+    test = write_jsonl(tmp_path / "test.jsonl", asked[:1])
+    for drop_near in (True, False):
+        folder = tmp_path / str(drop_near)
+        folder.mkdir()
+        train = write_jsonl(folder / "train.jsonl", [retold, asked[1], retold, asked[1], asked[2]])
+        config = make_config(
+            folder, str(llama_folder),
+            prompts={"train": [str(train)], "test": [{"name": "t", "path": str(test)}], "drop_near_duplicates": drop_near},
+        )  # fmt: skip
+        run_stage("prompts", config, redo=False)
+        _, rejects = rows_and_rejects(folder)
+        assert [(reject.reason, reject.source.line) for reject in rejects if reject.source] == [
+            ("contaminated", 1), ("contaminated", 3), ("duplicate", 4),
+        ]  # fmt: skip
+        assert rejects[2].detail == f"equal to {train}:2 (train)"
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
         (["{"], [], "no usable prompt"),
         ([], [], "no usable prompt"),
         (None, [], "nothing to read there"),
-        (["good"], ["--as-bedrock"], "1 usable training prompts; Bedrock wants at least 100"),
+        (["good"], ["--as-bedrock"], "1 training prompts by Bedrock's rules; it wants at least 100"),
         (["good"], ["--format", "csv"], "--format csv: choose one of bedrock"),
         (["good"], ["--as-bedrock", "--multi-turn"], "choose one of them"),
     ],
