@@ -4,8 +4,9 @@ The teacher learns from scratch. The student is cut from the teacher's trunk (it
 layers, as Llama 3.2's 1B and 3B were cut from larger models, and trained on in other conventions.
 
 Rows hold whole conversations as shared prefixes with independent branches (one system prompt, many requests), so that an answer
-costs 60 tokens instead of 300. Reply tokens weigh 1, all others `PROMPT_WEIGHT`. Hidden matrices learn with Muon, the rest with
-AdamW. Resumes from its own checkpoints; the same seed and number of steps give the same data in the same order.
+costs 60 tokens instead of 300. Reply tokens weigh 1, those that begin a word `DECISION_WEIGHT` (which tool, parameter or value comes
+is decided there, the rest is copied), all others `PROMPT_WEIGHT`. Hidden matrices learn with Muon, the rest with AdamW. Resumes from
+its own checkpoints; the same seed and number of steps give the same data in the same order.
 
 Legend: B rows, T tokens.
 """
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,6 +36,7 @@ from distill.embedded.tokenizer import CONTEXT_LENGTH, train_tokenizer
 from distill.records import Message
 
 PROMPT_WEIGHT = 0.05
+DECISION_WEIGHT = 3
 TOKENS_PER_STEP = 4096
 WARMUP_STEPS = 50
 TRUNK_SHARE = 0.8
@@ -258,10 +261,23 @@ def _group_columns(
         positions += range(len(prefix), len(prefix) + len(own))
         branches += [branch] * len(own)
         targets += [*own[1:], 0]
-        weights += [*(1000 if trained else int(1000 * PROMPT_WEIGHT) for trained in mask[1:]), 0]
+        weights += [*(_weight(before, trained, tokenizer) for before, trained in zip(own, mask[1:], strict=False)), 0]
     if len(ids) == len(prefix):
         return None
     return [ids, positions, [group] * len(ids), branches, targets, weights]
+
+
+def _weight(before: int, trained: int, tokenizer: PreTrainedTokenizerFast) -> int:
+    """The weight of a token, in thousandths, by the token before it."""
+    if not trained:
+        return int(1000 * PROMPT_WEIGHT)
+    return 1000 * (1 if before in _word_ids(tokenizer) else DECISION_WEIGHT)
+
+
+@cache
+def _word_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Tokens that end in a letter or digit, so that the next one may be the rest of the word."""
+    return frozenset(index for index in range(len(tokenizer)) if str(tokenizer.decode([index]))[-1:].isalnum())
 
 
 def _loss(model: LlamaForCausalLM, rows: list[Tensor]) -> Tensor:
