@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts import bench, bench_gpu
+from distill.validation import validate
+from scripts import bench, bench_gpu, bench_prompts
 from scripts.bench_gpu import Method, Workload, attention_flops, build_model, linear_flops, random_examples
 
 CPU = torch.device("cpu")
@@ -109,3 +110,29 @@ def test_cpu_benchmarks_skip_a_model_that_is_not_there(tmp_path: Path, capsys: p
     rows = json.loads(out.read_text())["results"]
     assert [(row["benchmark"], row["rate"]) for row in rows] == [("training", None), ("engines", None)]
     assert capsys.readouterr().out.count("skipped: ") == 2
+
+
+@pytest.mark.parametrize("own_tools", [False, True])
+def test_made_up_records_are_prompts_of_3_kb_of_which_none_repeats_another(own_tools: bool, tmp_path: Path) -> None:
+    path, count = tmp_path / "records.jsonl", bench_prompts.NUM_REQUESTS + 200  # some requests come again
+    bench_prompts.write_records(path, count, own_tools=own_tools)
+    summary = validate(
+        [str(path)],
+        prompt_format=None,
+        multi_turn=False,
+        near_duplicates=True,
+        as_bedrock=True,
+        advance=lambda num_bytes: None,
+    )
+    assert (summary.accepted, summary.rejected) == (count, 0)
+    assert len(summary.groups) == (count if own_tools else bench_prompts.NUM_TOOL_LISTS)
+    assert 2800 < path.stat().st_size / count < 3300
+
+
+def test_prompts_are_rated_in_this_process_and_take_their_memory_in_another() -> None:
+    ballast = b"x" * 2**28
+    measured = bench_prompts.measure_prompts(300, own_tools=False, num_rated=100)
+    rates, whole = measured.rates, measured.whole
+    assert rates.parsed > rates.validated > 0 < rates.near_duplicates
+    assert whole.num_records == 300 and whole.cpu_s > 0
+    assert 2**24 < whole.peak_bytes < len(ballast)

@@ -69,6 +69,12 @@ def draw_conversation(
     return Conversation(system=system, exchanges=exchanges)
 
 
+def draw_invented_conversation(num_tools: int, random: Random) -> Conversation:
+    """One plain exchange of the teacher's about tools invented for it."""
+    tools = draw_tools((invent_domain(random, num_tools + 1),), num_tools, random, naming="varied", spelling="bfcl")
+    return _plain_conversation("teacher", tools, 1, random)
+
+
 def _draw_domains(num_tools: int, random: Random) -> tuple[tuple[Domain, ...], Naming]:
     """An invented domain with a function more than is shown, or the hand-written ones; and how their tools are named."""
     if random.random() < INVENTED_SHARE:

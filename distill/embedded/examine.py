@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distill.chat import example_ids
 from distill.embedded.conventions import TARGET, USUAL_LAYOUT, reply_text, tools_text
+from distill.embedded.corpus import draw_invented_conversation
 from distill.embedded.customer import SYSTEM, CustomerPrompt, customer_prompts
 from distill.records import Message
 
@@ -38,22 +39,30 @@ class Finding:
 def examine(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, per_category: int, seed: int
 ) -> list[Finding]:
-    """Findings on the demo customer's tools and on new tools, `per_category` prompts each, in the target convention."""
-    findings = []
+    """Findings on the demo customer's tools, on new tools, and on tools invented for each prompt, in the target convention.
+
+    `per_category` prompts each. Invented tools are of pretraining's kind and were never met before; three of them are `multiple`.
+    """
+    cases: dict[tuple[str, str], list[tuple[list[Message], str]]] = {}
     for test_set in ("same_tools", "new_tools"):
         prompts = customer_prompts(test_set, per_category, Random(f"{seed}-examine-{test_set}"))
         for category in ("simple", "multiple"):
-            errors = [_first_error(model, tokenizer, prompt) for prompt in prompts if prompt.category == category]
-            wrong = Counter(error for error in errors if error is not None)
-            findings.append(
-                Finding(
-                    test_set,
-                    category,
-                    len(errors),
-                    errors.count(None),
-                    {str(place): count for place, count in wrong.items()},
-                )
-            )
+            cases[test_set, category] = [
+                (messages_of(prompt), reply_text(prompt.request.calls, TARGET))
+                for prompt in prompts
+                if prompt.category == category
+            ]
+    random = Random(f"{seed}-examine-invented")
+    for category, num_tools in (("simple", 1), ("multiple", 3)):
+        drawn = [draw_invented_conversation(num_tools, random) for _ in range(per_category)]
+        cases["invented", category] = [
+            ([conversation.system, user], reply) for conversation in drawn for user, reply in conversation.exchanges
+        ]
+    findings = []
+    for (test_set, category), pairs in cases.items():
+        errors = [_first_error(model, tokenizer, messages, reply) for messages, reply in pairs]
+        wrong = Counter(str(error) for error in errors if error is not None)
+        findings.append(Finding(test_set, category, len(errors), errors.count(None), dict(wrong)))
     return findings
 
 
@@ -64,8 +73,10 @@ def messages_of(prompt: CustomerPrompt) -> list[Message]:
 
 
 @torch.inference_mode()
-def _first_error(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: CustomerPrompt) -> Place | None:
-    example = example_ids(messages_of(prompt), reply_text(prompt.request.calls, TARGET), tokenizer)
+def _first_error(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], reply: str
+) -> Place | None:
+    example = example_ids(messages, reply, tokenizer)
     trained = [position for position, mask in enumerate(example.loss_mask) if mask]
     ids = torch.tensor([example.input_ids], device=model.device)
     best = model(ids).logits[0].argmax(dim=1).tolist()

@@ -45,7 +45,9 @@ MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 6000, "student": 420}
+STEPS: dict[ModelRole, int] = {"teacher": 6000, "student": 800}
+FIRST_RATE: dict[ModelRole, float] = {"teacher": 1.0, "student": 0.3}
+"""The highest learning rate as a share of the optimizers' own. The trunk's was 0.2 when the student was cut from it."""
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3, 4), "student": (0, 2, 4)}
 
 
@@ -68,8 +70,9 @@ CURRICULUM: tuple[tuple[int, tuple[Lesson, ...]], ...] = (
     (700, (COPYING, SHORT, CHOOSING)),
     (4000, (CHOOSING, SHORT, LONG)),
 )
-"""Until which step the teacher gets which lessons, each as often as the others; then, and for the student, `LAST_LESSONS`."""
+"""Until which step the teacher gets which lessons, each as often as the others; then `LAST_LESSONS`."""
 LAST_LESSONS: tuple[Lesson, ...] = (CHOOSING, SHORT, FULL, FULL)
+STUDENT_LESSONS: tuple[Lesson, ...] = (SHORT, SHORT, CHOOSING, FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def pretrain(role: ModelRole, out: Path, *, work: Path, steps: int, seed: int, d
         task = progress.add_task(f"pretrain {role}", total=steps, completed=start, note="")
         clock, tokens, average = time.monotonic(), 0, 0.0
         for step, rows in enumerate(loader, start=start):
-            _set_learning_rates(optimizers, step, steps)
+            _set_learning_rates(optimizers, step, steps, first_rate=FIRST_RATE[role])
             loss = _step(model, loss_of, optimizers, [tensor.to(device) for tensor in rows])
             tokens += rows[0].numel()
             average = average * 0.95 + float(loss)
@@ -206,9 +209,9 @@ class RowStream(IterableDataset[tuple[Tensor, ...]]):
 def draw_rows(role: ModelRole, tokenizer: PreTrainedTokenizerFast, step: int, random: Random) -> Rows:
     """One batch at a point of the curriculum: short plain conversations first, up to four tools later.
 
-    The student begins where the teacher's trunk ended, so it begins with the last lesson.
+    The student begins where the teacher's trunk ended, so it has no beginner's lessons.
     """
-    lessons = LAST_LESSONS
+    lessons = STUDENT_LESSONS
     if role == "teacher":
         lessons = next((lessons for until, lessons in CURRICULUM if step < until), LAST_LESSONS)
     lesson = lessons[int(random.random() * len(lessons))] if len(lessons) > 1 else lessons[0]
@@ -324,9 +327,9 @@ def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def _set_learning_rates(optimizers: list[torch.optim.Optimizer], step: int, steps: int) -> None:
+def _set_learning_rates(optimizers: list[torch.optim.Optimizer], step: int, steps: int, *, first_rate: float) -> None:
     """Warm-up, then straight down to zero: with batches this small a level rate leaves the weights too noisy to copy rare tokens."""
-    factor = min((step + 1) / WARMUP_STEPS, (steps - step) / steps)
+    factor = first_rate * min((step + 1) / WARMUP_STEPS, (steps - step) / steps)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

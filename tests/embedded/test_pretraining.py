@@ -85,7 +85,7 @@ def test_the_learning_rate_rises_once_and_falls_to_nothing() -> None:
     optimizer = torch.optim.SGD([{"params": torch.nn.Linear(2, 2).parameters(), "peak": 3.0}], lr=0.0)
     rates = []
     for step in range(1000):
-        pretrain._set_learning_rates([optimizer], step, 1000)
+        pretrain._set_learning_rates([optimizer], step, 1000, first_rate=1.0)
         rates.append(optimizer.param_groups[0]["lr"])
     top = rates.index(max(rates))
     assert top in range(pretrain.WARMUP_STEPS - 5, pretrain.WARMUP_STEPS + 5) and 2.8 < rates[top] <= 3.0
@@ -99,7 +99,9 @@ def test_an_examination_counts_every_prompt_once_and_agrees_with_greedy_decoding
     """A model that has learned one reply by heart is exact on that prompt, as greedy decoding shows, and on no other."""
     findings = examine(tiny_model(tokenizer), tokenizer, per_category=3, seed=0)
     assert [(found.test_set, found.category, found.num_prompts) for found in findings] == [
-        (test_set, category, 3) for test_set in ("same_tools", "new_tools") for category in ("simple", "multiple")
+        (test_set, category, 3)
+        for test_set in ("same_tools", "new_tools", "invented")
+        for category in ("simple", "multiple")
     ]
     assert all(found.exact + sum(found.first_errors.values()) == found.num_prompts for found in findings)
 
