@@ -1,7 +1,8 @@
 """`python scripts/bench.py`: what runs on the CPU, timed beside what others offer for the same work, all in one run.
 
-Calls are parsed and matched beside BFCL's own checker, the embedded student is trained beside a plain loop and TRL, the embedded
-teacher answers in this process, through transformers' `generate` and through vLLM. Whatever is not there is skipped, and says so.
+Prompts are validated beside `json.loads`, calls are parsed and matched beside BFCL's own checker, the embedded student is trained
+beside a plain loop and TRL, the embedded teacher answers in this process, through transformers' `generate` and through vLLM. Whatever
+is not there is skipped, and says so.
 
 Legend: B rows, T tokens.
 """
@@ -63,9 +64,11 @@ from scripts.bench_gpu import (  # noqa: E402
     time_trl,
     why_not_installed,
 )
+from scripts.bench_prompts import NUM_TOOL_LISTS, measure_prompts  # noqa: E402
 from tests.vllm_server import VLLM_ENVIRONMENT, vllm_servers  # noqa: E402
 
 CPU = torch.device("cpu")
+PARTS = ("prompts", "calls", "training", "engines")
 NUM_ROUNDS = 3
 BATCH_SIZE = 16
 MICRO_BATCH_TOKENS = 8192
@@ -98,8 +101,9 @@ class Reply:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
-        "--only", nargs="+", choices=("calls", "training", "engines"), default=["calls", "training", "engines"]
+        "--prompts-records", type=int, default=100_000, help="records validated to see how much memory that takes"
     )
     parser.add_argument("--student", default="embedded:student", help="folder or name of the model to train")
     parser.add_argument("--teacher", default="embedded:teacher", help="folder or name of the model to ask")
@@ -111,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     disable_progress_bar()
     benchmarks: dict[str, Callable[[], list[Row]]] = {
+        "prompts": lambda: bench_prompts(num_records=arguments.prompts_records),
         "calls": bench_calls,
         "training": lambda: bench_training(arguments.student, num_steps=arguments.steps),
         "engines": lambda: bench_engines(arguments.teacher, num_prompts=arguments.prompts),
@@ -124,6 +129,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(markdown_table(["benchmark", "who", "rate", "ours / theirs", "note"], [_cells(row) for row in rows]))
     write_json(arguments.out, {**facts, "results": [cast(JsonValue, asdict(row)) for row in rows]})
     return 0
+
+
+def bench_prompts(*, num_records: int) -> list[Row]:
+    """Records validated per CPU-second, beside `json.loads` of the same lines, and the memory that validating `num_records` takes."""
+    rows = []
+    for own_tools in (False, True):
+        benchmark = f"prompts, {'a tool list each' if own_tools else f'{NUM_TOOL_LISTS} tool lists'}"
+        measured = measure_prompts(num_records, own_tools=own_tools)
+        rates, whole = measured.rates, measured.whole
+        lines = f"{measured.num_rated} records of {measured.record_bytes:.0f} bytes"
+        memory = f"{whole.num_records} records in {whole.peak_bytes / 2**20:.0f} MiB of resident memory at most"
+        for who, rate, ratio, note in (
+            ("distill", rates.validated, None, lines),
+            ("json.loads", rates.parsed, rates.validated / rates.parsed, "lines parsed and no more"),
+            ("near-duplicates too", rates.near_duplicates, rates.validated / rates.near_duplicates, lines),
+            ("near-duplicates too", whole.num_records / whole.cpu_s, None, memory),
+        ):
+            rows.append(Row(benchmark, who, rate, "records/CPU s", ratio, note))
+    return rows
 
 
 def bench_calls() -> list[Row]:
