@@ -112,10 +112,10 @@ def test_a_wrong_configuration_is_refused_before_anything_is_written(
 
 def test_a_missing_prompt_file_is_named(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train.jsonl").unlink()
-    assert f"{tmp_path / 'train.jsonl'}: no such file" in refused(capsys, "run", config)
+    assert f"{tmp_path / 'train.jsonl'}: nothing to read there" in refused(capsys, "run", config)
     assert written(tmp_path / "run") == set()
     assert stage_status(tmp_path)["prompts"]["state"] == "Failed"
-    assert f"{tmp_path / 'train.jsonl'}: no such file" in stage_status(tmp_path)["prompts"]["message"]
+    assert f"{tmp_path / 'train.jsonl'}: nothing to read there" in stage_status(tmp_path)["prompts"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,8 @@ def test_the_status_of_a_run_is_printed_and_of_no_run_refused(
     assert distill("status", tmp_path / "run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(STAGES)
-    assert lines[0].split()[1:] == ["Completed", "1/1", "files"] and lines[1].split()[1] == "NotStarted"
+    size = (tmp_path / "train.jsonl").stat().st_size
+    assert lines[0].split()[1:] == ["Completed", f"{size}/{size}", "bytes"] and lines[1].split()[1] == "NotStarted"
 
 
 def test_an_interruption_is_no_error_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
