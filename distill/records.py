@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -290,6 +290,15 @@ class Reject:
 
 
 Record: TypeAlias = Prompt | Annotation | Example | Prediction | Reject
+
+
+def category_of(num_tools: int, calls: Sequence[ExpectedCall | ToolCall] | None) -> Category:
+    """BFCL's category of a prompt with these tools and right calls; where nobody knows the calls, one is supposed."""
+    if calls is not None and not calls:
+        return "irrelevance"
+    if calls is not None and len(calls) > 1:
+        return "parallel" if num_tools == 1 else "parallel_multiple"
+    return "simple" if num_tools == 1 else "multiple"
 
 
 def to_json(record: Any) -> JsonObject:

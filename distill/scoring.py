@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from distill.calls.match import BFCL_CATEGORIES, Language, score_text
+from distill.calls.match import BFCL_CATEGORIES, Language, has_answers, score_text
 from distill.calls.parse import CallFormat
 from distill.evaluation.statistics import Interval, count_verdicts, wilson_interval
 from distill.records import Category, DataError, ExpectedCall, JsonObject, JsonValue, Tool, Verdict
+from distill.sources.problem import printable
 
 CONFIDENCE = 0.95
 
@@ -57,11 +58,11 @@ def score_files(questions: Path, answers: Path | None, outputs: Path, *, categor
     """
     kind, language = _known_category(category)
     checked_format = _known_format(call_format)
-    has_answers = kind not in ("irrelevance", "relevance")
-    if has_answers != (answers is not None):
+    is_answered = has_answers(category)
+    if is_answered != (answers is not None):
         raise DataError(
             f"category {category} is scored by its answers; give BFCL's file of possible answers in place of -"
-            if has_answers
+            if is_answered
             else f"category {category} has no answers; give - in place of {answers}"
         )
     asked = _read_rows(questions)
@@ -75,8 +76,8 @@ def score_files(questions: Path, answers: Path | None, outputs: Path, *, categor
         text, text_format = _output(given[row_id], checked_format)
         found = score_text(
             text,
-            _expected_calls(expected[row_id]) if has_answers else (),
-            tools=_tools(question) if has_answers else (),
+            _expected_calls(expected[row_id]) if is_answered else (),
+            tools=_tools(question) if is_answered else (),
             category=kind,
             finish_reason="stop",
             call_format=text_format,
@@ -106,7 +107,7 @@ def scores_json(scores: Scores) -> JsonObject:
 def row_lines(scores: Scores) -> Iterator[str]:
     """A line for each question: id, verdict, BFCL's error and explanation, separated by tabs; `-` where there is none."""
     for row in scores.rows:
-        yield "\t".join(_printable(part or "-") for part in (row.id, row.verdict, row.bfcl_error, row.explanation))
+        yield "\t".join(printable(part or "-") for part in (row.id, row.verdict, row.bfcl_error, row.explanation))
 
 
 def table_lines(scores: Scores) -> Iterator[str]:
@@ -297,8 +298,3 @@ def _listed(ids: Sequence[str]) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _printable(text: str) -> str:
-    """The text on one line: tabs, line ends and whatever a terminal cannot show are escaped."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

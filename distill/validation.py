@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -17,17 +18,17 @@ from distill.sources.inputs import Advance, OpenedSource, open_source
 from distill.sources.repeats import Repeats
 from distill.sources.summary import Summary
 
-FORMATS: tuple[PromptFormat, ...] = ("bedrock", "logs", "chat", "dataset", "bfcl")
+FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 WHOLE = SplitConfig(group_by="tools", validation_share=0.0)
 
 
 def validate(
     paths: Sequence[str],
     *,
-    prompt_format: PromptFormat | None,
-    multi_turn: bool,
-    near_duplicates: bool,
-    as_bedrock: bool,
+    prompt_format: PromptFormat | None = None,
+    multi_turn: bool = False,
+    near_duplicates: bool = True,
+    as_bedrock: bool = False,
     advance: Advance | None = None,
 ) -> Summary:
     """Read and check all records, as the stage `prompts` would without its limit of tokens.

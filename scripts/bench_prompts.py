@@ -126,14 +126,7 @@ def _templates(*, own_tools: bool) -> Iterator[str]:
 
 def _accepted(path: Path, *, near_duplicates: bool) -> int:
     """How many records are accepted: all of them, or what is timed is not what is meant."""
-    summary = validate(
-        [str(path)],
-        prompt_format=None,
-        multi_turn=False,
-        near_duplicates=near_duplicates,
-        as_bedrock=False,
-        advance=lambda num_bytes: None,
-    )
+    summary = validate([str(path)], near_duplicates=near_duplicates, advance=lambda num_bytes: None)
     assert not summary.rejected, summary.reasons
     return summary.accepted
 

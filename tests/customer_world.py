@@ -14,9 +14,8 @@ from distill.embedded.conventions import TARGET, written_calls
 from distill.embedded.customer import CustomerPrompt, bedrock_record
 from distill.embedded.domains import CUSTOMER, load_domain
 from distill.embedded.world import compose, draw_call, draw_tool
-from distill.records import Category, Example, Message, ToolCall, content_id
+from distill.records import Category, Example, Message, ToolCall, category_of, content_id
 from distill.sources.tools_in_text import find_tools
-from distill.stages.curate import category_of
 
 CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel")
 

@@ -116,14 +116,7 @@ def test_cpu_benchmarks_skip_a_model_that_is_not_there(tmp_path: Path, capsys: p
 def test_made_up_records_are_prompts_of_3_kb_of_which_none_repeats_another(own_tools: bool, tmp_path: Path) -> None:
     path, count = tmp_path / "records.jsonl", bench_prompts.NUM_REQUESTS + 200  # some requests come again
     bench_prompts.write_records(path, count, own_tools=own_tools)
-    summary = validate(
-        [str(path)],
-        prompt_format=None,
-        multi_turn=False,
-        near_duplicates=True,
-        as_bedrock=True,
-        advance=lambda num_bytes: None,
-    )
+    summary = validate([str(path)], as_bedrock=True, advance=lambda num_bytes: None)
     assert (summary.accepted, summary.rejected) == (count, 0)
     assert len(summary.groups) == (count if own_tools else bench_prompts.NUM_TOOL_LISTS)
     assert 2800 < path.stat().st_size / count < 3300

@@ -40,6 +40,11 @@ ENGINE_ERROR = "completion:error"
 NO_CALL = "relevance_error:decoder_failed"
 
 
+def has_answers(bfcl_category: str) -> bool:
+    """Whether BFCL has possible answers for this category of its own; elsewhere it matters only whether anything is called."""
+    return BFCL_CATEGORIES[bfcl_category][0] not in ("irrelevance", "relevance")
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The verdict, BFCL's error type (None when correct), and the first difference in words."""

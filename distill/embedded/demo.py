@@ -38,7 +38,8 @@ def run_demo(folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _fastest_dtype() -> str:
-    """bfloat16 on a GPU and on a CPU with AMX; on other CPUs its products take longer than float32's."""
     import torch  # late: the command's help must not wait for it
 
-    return "bfloat16" if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() else "float32"
+    from distill.embedded.pretrain import is_bfloat16_fast
+
+    return "bfloat16" if is_bfloat16_fast("cuda" if torch.cuda.is_available() else "cpu") else "float32"

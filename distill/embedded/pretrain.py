@@ -179,6 +179,11 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     tokenizer.save_pretrained(out)
 
 
+def is_bfloat16_fast(device: str) -> bool:
+    """Whether bf16 products take less time than fp32's: on a GPU and on a CPU with AMX; on other CPUs they take more."""
+    return device == "cuda" or torch.cpu._is_amx_tile_supported()
+
+
 def trunk_step(steps: int) -> int:
     """After how many of the teacher's `steps` the weights are kept that the student is cut from."""
     return round(TRUNK_SHARE * steps)
@@ -301,8 +306,7 @@ def _loss(model: LlamaForCausalLM, rows: list[Tensor]) -> Tensor:
 
 def _step(model: LlamaForCausalLM, loss_of: Any, optimizers: list[torch.optim.Optimizer], rows: list[Tensor]) -> Tensor:
     device = rows[0].device.type
-    # without AMX a CPU's bf16 products are slower than its fp32 ones
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda" or torch.cpu._is_amx_tile_supported()):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=is_bfloat16_fast(device)):
         loss: Tensor = loss_of(model, rows)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -58,11 +58,6 @@ def bfcl_category(path: str) -> str:
     return name
 
 
-def has_answers(category: str) -> bool:
-    """Whether BFCL has possible answers for this category of its own."""
-    return CATEGORIES[category] not in ("irrelevance", "relevance")
-
-
 def read_bfcl(
     questions: Iterable[Line], *, name: str, category: str, answers: Iterable[Line] | None, answers_name: str = ""
 ) -> Iterator[BfclRecord | Reject]:

@@ -58,11 +58,16 @@ def read_dataset(location: str, *, split: str | None, multi_turn: bool) -> Itera
             yield rejected(problem, source)
 
 
+def is_saved_dataset(location: str) -> bool:
+    """Whether it is a folder that `save_to_disk` wrote."""
+    return any((Path(location) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
 def _open(location: str, split: str | None) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
-    is_saved = any((Path(location) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    is_saved = is_saved_dataset(location)
     try:
         loaded = load_from_disk(location) if is_saved else load_dataset(location, split=split)
     except (OSError, ValueError, DatasetsError) as error:

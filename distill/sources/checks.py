@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from distill.calls.match import exactly
-from distill.calls.parse import ParseError
 from distill.calls.render import render_calls
 from distill.json_schema import why_not_allowed
 from distill.records import (
-    Category,
     DataError,
     ExpectedCall,
     GivenReply,
@@ -25,8 +23,8 @@ from distill.records import (
     Reject,
     Split,
     Tool,
-    ToolCall,
     ToolsSpan,
+    category_of,
     content_id,
 )
 from distill.sources.problem import RecordProblem, check_encodable
@@ -102,10 +100,9 @@ class PromptChecks:
             if expected is None and record.reply is not None and record.reply.model is None:
                 expected = expected_of_reply(record.reply, messages, found.tools)
         except RecordProblem as problem:
-            identity = content_id(*[[message.role, message.content] for message in messages])
-            return Reject(id=identity, reason=problem.reason, detail=problem.detail, source=record.source)
+            return Reject(id=_identity(messages), reason=problem.reason, detail=problem.detail, source=record.source)
         return Prompt(
-            id=content_id(*[[message.role, message.content] for message in messages]),
+            id=_identity(messages),
             messages=messages,
             tools=found.tools,
             tools_span=found.span,
@@ -125,7 +122,7 @@ class PromptChecks:
         return self._tools(prompt.messages, FoundTools(prompt.tools, prompt.tools_span)).key
 
     def _tools(self, messages: Sequence[Message], found: FoundTools) -> _Tools:
-        text = repr(found.tools) if found.span is None else text_of_span(messages, found.span)
+        text = repr(found.tools) if found.span is None else _text_of_span(messages, found.span)
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if digest not in self._known:
             if len(self._known) == MAX_REMEMBERED:
@@ -148,7 +145,7 @@ class PromptChecks:
         if self.group_by == "tools":
             return tools.key
         if self.group_by == "conversation":
-            return content_id(*[[message.role, message.content] for message in messages[:-1]])
+            return _identity(messages[:-1])
         return content_id(messages[-1].content.strip().lower())
 
 
@@ -173,17 +170,11 @@ def expected_of_reply(
         raise RecordProblem("invalid_answer", str(error)) from None
 
 
-def category_of(num_tools: int, expected: Sequence[ExpectedCall | ToolCall] | None) -> Category:
-    """BFCL's category of a prompt with these tools; without expected calls one call is supposed."""
-    if expected is not None and not expected:
-        return "irrelevance"
-    if expected is not None and len(expected) > 1:
-        return "parallel" if num_tools == 1 else "parallel_multiple"
-    return "simple" if num_tools == 1 else "multiple"
+def _identity(messages: Sequence[Message]) -> str:
+    return content_id(*[[message.role, message.content] for message in messages])
 
 
-def text_of_span(messages: Sequence[Message], span: ToolsSpan) -> str:
-    """The tool list as it stands in the text."""
+def _text_of_span(messages: Sequence[Message], span: ToolsSpan) -> str:
     return messages[span.message_index].content[span.start : span.end]
 
 
@@ -192,7 +183,7 @@ def _given_reply(reply: LoggedReply | None) -> GivenReply | None:
         return None
     try:
         text = render_calls(reply.calls) if reply.calls else reply.text
-    except (ParseError, DataError) as error:
+    except DataError as error:
         raise RecordProblem("unwritable_call", str(error)) from None
     check_encodable(text, "reply's")
     return GivenReply(text, reply.model)

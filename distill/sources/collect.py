@@ -53,7 +53,7 @@ def collect(
                 continue
             result = record if isinstance(record, Reject) else checks.check(record, role.split, role.test_set)
             if isinstance(result, Prompt):
-                repeat = repeats.find(result, tools_key=checks.tools_key(result))
+                repeat = repeats.find(result, role=role.name, tools_key=checks.tools_key(result))
                 if repeat is not None:
                     result = Reject(id=result.id, reason=repeat.reason, detail=repeat.detail, source=result.source)
                 elif role.split == "train":

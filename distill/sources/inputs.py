@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from distill.calls.match import BFCL_CATEGORIES
+from distill.calls.match import BFCL_CATEGORIES, has_answers
 from distill.config import ConfigError, PromptFormat, PromptSource
 from distill.records import DataError, ExpectedCall, Reject, content_id
 from distill.run_dir import file_hash
 from distill.sources.bedrock_jsonl import SCHEMA_VERSION, read_bedrock_jsonl
-from distill.sources.bfcl import bfcl_category, has_answers, read_answer, read_bfcl
+from distill.sources.bfcl import bfcl_category, read_answer, read_bfcl
+from distill.sources.chat_dataset import is_saved_dataset, read_dataset
 from distill.sources.chat_jsonl import read_chat_jsonl
 from distill.sources.files import (
     InputFile,
@@ -72,7 +73,7 @@ def open_source(source: PromptSource, *, where: str, teacher: str) -> OpenedSour
 
     Raises `ConfigError` if nothing is there, if settings do not go with the format, or if a filter is none of Bedrock's.
     """
-    found = source.format or ("dataset" if _is_saved_dataset(source.path) else None)
+    found = source.format or ("dataset" if is_saved_dataset(source.path) else None)
     files: list[InputFile] = []
     skipped: list[SkippedFile] = []
     if found != "dataset":
@@ -118,8 +119,6 @@ def read_records(opened: OpenedSource, advance: Advance = lambda num_bytes: None
     """
     source = opened.source
     if opened.format == "dataset":
-        from distill.sources.chat_dataset import read_dataset  # late: it loads pyarrow
-
         yield from read_dataset(source.path, split=source.split, multi_turn=source.multi_turn)
     elif opened.format == "bedrock" and source.answers is not None:
         yield from _with_answers(opened, source.answers, advance)
@@ -136,10 +135,6 @@ def source_hash(opened: OpenedSource) -> str:
     hashes = [[file.path, input_hash(file)] for file in opened.files]
     answers = [input_hash(input_file(path)) for path in _answer_paths(opened)]
     return hashes[0][1] if len(hashes) == 1 and not answers else content_id(hashes, answers)
-
-
-def _is_saved_dataset(path: str) -> bool:
-    return any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _format_of(line: Line) -> PromptFormat | None:

@@ -1,4 +1,4 @@
-"""Why one record of a source cannot be used: raised inside a source's reader, caught where it yields its rejects."""
+"""Why one record of a source cannot be used: raised inside a source's reader, caught where it yields its rejects. Text for a terminal."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def check_encodable(text: str, role: str) -> None:
             raise RecordProblem(
                 "no_text", f"the {role} text holds half of a surrogate pair and cannot be encoded"
             ) from None
+
+
+def printable(text: str) -> str:
+    """The text on one line: tabs, line ends and whatever a terminal cannot show are escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

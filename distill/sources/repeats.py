@@ -10,10 +10,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill.records import Message, Prompt, Source, Split
+from distill.records import Prompt, Source, Split
 from distill.sources.contamination import HeldOutTexts, build_index, overlap
 from distill.sources.near_duplicates import NearDuplicates
 
@@ -53,16 +52,14 @@ class Repeats:
         """A prompt that is only compared with."""
         self._hold_out(prompt, "benchmark")
 
-    def find(self, prompt: Prompt, *, tools_key: str) -> Repeat | None:
-        """Why the prompt is one too many; None if it is new, and then it is remembered."""
-        role = prompt.split if prompt.test_set is None else f"{prompt.split} {prompt.test_set}"
+    def find(self, prompt: Prompt, *, role: str, tools_key: str) -> Repeat | None:
+        """Why the prompt is one too many; None if it is new, and then it is remembered. `role` is how details call its source."""
         repeat = self._same(prompt) or self._contaminated(prompt)
         if repeat is None and prompt.split == "train" and self._near is not None:
             repeat = self._near_same(prompt, tools_key)
         if repeat is None:
-            if (
-                prompt.split != "train" or self._near is None
-            ):  # else `_near_same` finds equal ones, without a table of ids
+            # Where near-copies are looked for, they tell equal training prompts, too: no table of ids is needed.
+            if prompt.split != "train" or self._near is None:
                 self._ids[int(prompt.id, 16)] = len(self._lines)
             self._remember(prompt.source, role)
             if prompt.split != "train":
@@ -102,7 +99,7 @@ class Repeats:
         index, held_out = self._indexes[prompt.split]
         if not held_out:
             return None
-        found = overlap(index, said_text(prompt.messages, prompt))
+        found = overlap(index, _said_text(prompt))
         if found is None:
             return None
         item = held_out[found.number]
@@ -113,9 +110,7 @@ class Repeats:
 
     def _hold_out(self, prompt: Prompt, role: str) -> None:
         if self._drop_contaminated:
-            self._held_out.append(
-                _HeldOut(said_text(prompt.messages, prompt), prompt.source.path, prompt.source.line, role)
-            )
+            self._held_out.append(_HeldOut(_said_text(prompt), prompt.source.path, prompt.source.line, role))
 
     def _remember(self, source: Source, role: str) -> None:
         if not self._paths or self._paths[-1] != source.path:
@@ -130,10 +125,10 @@ class Repeats:
         return f"{self._paths[self._path_numbers[number]]}:{self._lines[number]}"
 
 
-def said_text(messages: Sequence[Message], prompt: Prompt) -> str:
+def _said_text(prompt: Prompt) -> str:
     """What is said in a conversation, system texts and tools left out."""
     return "\n".join(
-        _without_tools(prompt, index) for index, message in enumerate(messages) if message.role != "system"
+        _without_tools(prompt, index) for index, message in enumerate(prompt.messages) if message.role != "system"
     )
 
 

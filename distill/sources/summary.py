@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from distill.records import JsonObject, JsonValue, Prompt, Reject, Source
 from distill.sources.inputs import OpenedSource
+from distill.sources.problem import printable
 
 EXAMPLES_PER_REASON = 3
 SKIPPED_SHOWN = 10
@@ -151,7 +152,7 @@ def table_lines(summary: Summary) -> list[str]:
         lines += [f"    skipped {file.path}: {file.detail}" for file in counts.opened.skipped[:EXAMPLES_PER_REASON]]
     for reason, count in summary.reasons.most_common():
         lines.append(f"  {count:>8} {reason}")
-        lines += [_printable(f"           {_place(reject)}: {reject.detail}") for reject in summary.examples[reason]]
+        lines += [printable(f"           {_place(reject)}: {reject.detail}") for reject in summary.examples[reason]]
     for name, counter in (("categories", summary.categories), ("tools per prompt", summary.tools_per_prompt)):
         shown = ", ".join(f"{key}: {count}" for key, count in counter.most_common(8))
         lines += [f"{name}: {shown}"] if shown else []
@@ -177,11 +178,6 @@ def _place(reject: Reject) -> str:
         return reject.id
     request = f" (request {source.request_id})" if source.request_id else ""
     return f"{source.path}:{source.line}{request}"
-
-
-def _printable(text: str) -> str:
-    """A log may hold half of a surrogate pair, which no terminal takes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _distribution(values: Sequence[int]) -> JsonObject | None:

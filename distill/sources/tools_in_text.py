@@ -21,7 +21,7 @@ from distill.calls.bfcl_python import decode_python_literal
 from distill.calls.bounds import MAX_DEPTH, ParseError
 from distill.records import DataError, JsonObject, JsonValue, Message, Tool, ToolsSpan
 from distill.sources.problem import RecordProblem
-from distill.sources.tools import check_tools, inner_function, is_too_deep
+from distill.sources.tools import inner_function, is_too_deep
 
 MAX_CANDIDATES = 100
 """Places in one message where a list may begin that are tried: a text of brackets takes no time."""
@@ -93,15 +93,6 @@ def replace_tools(
     new = Message(old.role, old.content[: span.start] + text + old.content[span.end :])
     changed = (*messages[: span.message_index], new, *messages[span.message_index + 1 :])
     return changed, dataclasses.replace(span, end=span.start + len(text))
-
-
-def why_bad_schema(tools: Sequence[Tool]) -> str | None:
-    """What `check_tools` says of the tools, None if nothing; an unknown type is left to the check of calls."""
-    try:
-        check_tools(tools)
-    except RecordProblem as problem:
-        return None if problem.reason == "unknown_type" else problem.detail
-    return None
 
 
 class _Remembering:

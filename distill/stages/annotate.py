@@ -22,9 +22,15 @@ def run_annotate(run: Path, config: Config, *, redo: bool) -> None:
     if not start_stage(run, "annotate", _inputs(run, config), redo=redo):
         return
     learned_from = [prompt for prompt in read_rows(run / "prompts" / "rows.jsonl", Prompt) if prompt.split != "test"]
-    annotations = [annotation for prompt in learned_from for annotation in _logged(prompt)]
+    annotations: list[Annotation] = []
+    prompts: list[Prompt] = []
+    for prompt in learned_from:
+        logged = _logged(prompt)
+        if logged is None:
+            prompts.append(prompt)
+        else:
+            annotations.append(logged)
     num_logged = len(annotations)
-    prompts = [prompt for prompt in learned_from if not _logged(prompt)]
     asked, rejects = _ask_teacher(run, prompts, config) if prompts else ([], [])
     annotations += asked
     _check_error_rate(rejects, len(prompts), config)
@@ -40,13 +46,13 @@ def run_annotate(run: Path, config: Config, *, redo: bool) -> None:
     finish_stage(run, "annotate", counts=counts, files=["rows.jsonl", "rejects.jsonl"])
 
 
-def _logged(prompt: Prompt) -> list[Annotation]:
+def _logged(prompt: Prompt) -> Annotation | None:
     """The answer that a log holds of the prompt, if one does: the teacher is not asked. No tokens were paid for here, so it has none."""
     given = prompt.given_reply
     if given is None or given.model is None:
-        return []
+        return None
     completion = Completion(text=given.text, finish_reason="stop", num_prompt_tokens=0, num_completion_tokens=0)
-    return [Annotation(prompt.id, 0, completion, model=given.model, sampling_temperature=0.0, seed=0)]
+    return Annotation(prompt.id, 0, completion, model=given.model, sampling_temperature=0.0, seed=0)
 
 
 def _ask_teacher(run: Path, prompts: Sequence[Prompt], config: Config) -> tuple[list[Annotation], list[Reject]]:

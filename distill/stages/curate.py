@@ -14,7 +14,6 @@ from distill.config import Config
 from distill.json_schema import why_not_allowed
 from distill.records import (
     Annotation,
-    Category,
     Completion,
     DataError,
     Example,
@@ -22,6 +21,7 @@ from distill.records import (
     Prompt,
     Reject,
     ToolCall,
+    category_of,
     content_id,
 )
 from distill.run_dir import finish_stage, read_rows, set_state, stage_hash, start_stage, write_stage_rows
@@ -116,15 +116,6 @@ def read_completion(completion: Completion, prompt: Prompt) -> Reading:
     if problem is not None:
         return Reading(calls, text, "invalid_call", f"{problem.message}: {text[:200]}")
     return Reading(calls, render_calls(calls), None, "")
-
-
-def category_of(num_tools: int, calls: Sequence[ToolCall]) -> Category:
-    """BFCL's category of an answered prompt."""
-    if not calls:
-        return "irrelevance"
-    if len(calls) > 1:
-        return "parallel" if num_tools == 1 else "parallel_multiple"
-    return "simple" if num_tools == 1 else "multiple"
 
 
 def _disagrees(example: Example, prompt: Prompt) -> bool:

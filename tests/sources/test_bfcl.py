@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.calls.match import match
+from distill.calls.match import has_answers, match
 from distill.records import DataError, ExpectedCall, Message, Reject, Source, Tool, ToolCall
 from distill.sources.bfcl import (
     CATEGORIES,
     BfclRecord,
     bfcl_category,
-    has_answers,
     is_entertainment,
     read_bfcl,
     split_entertainment,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from distill.records import DataError, Message, Tool
 from distill.sources.problem import RecordProblem
-from distill.sources.tools_in_text import find_tools, render_tools, replace_tools, why_bad_schema
+from distill.sources.tools import check_tools
+from distill.sources.tools_in_text import find_tools, render_tools, replace_tools
 
 LAYOUTS: tuple[tuple[int | None, str, str], ...] = (
     (None, ", ", ": "), (None, ",", ":"), (None, ", ", ":"), (None, ",", ": "), (4, ",", ": "), (2, ",", ": "), (1, ",", ": "), (0, ",", ":"), (3, ",", " : "),
@@ -271,5 +272,10 @@ def test_many_brackets_take_no_time() -> None:
     ],
 )
 def test_a_bad_schema_is_explained(tools: list[Any], why: str | None) -> None:
-    found = why_bad_schema([Tool.from_json(tool) for tool in tools])
-    assert found is None if why is None else found is not None and why in found
+    plain = [Tool.from_json(tool) for tool in tools]
+    if why is None:
+        check_tools(plain)
+        return
+    with pytest.raises(RecordProblem) as found:
+        check_tools(plain)
+    assert why in found.value.detail

@@ -160,14 +160,7 @@ def test_100_000_mutated_lines_are_prompts_or_rejects(prompt_format: PromptForma
     path = tmp_path / NAMES[prompt_format]
     numbers = write_lines(path, [mutated_line(prompt_format, random) for _ in range(NUM_LINES)])
     as_bedrock = prompt_format == "bedrock"
-    summary = validate(
-        [str(path)],
-        prompt_format=prompt_format,
-        multi_turn=False,
-        near_duplicates=True,
-        as_bedrock=as_bedrock,
-        advance=nothing,
-    )
+    summary = validate([str(path)], prompt_format=prompt_format, as_bedrock=as_bedrock, advance=nothing)
     assert summary.accepted + summary.rejected == len(numbers) >= NUM_LINES * 0.99
     # Mutations that break everything or nothing would show nothing.
     assert summary.accepted > 20 and len(summary.reasons) > 15, summary.reasons
@@ -230,14 +223,7 @@ def test_no_lines_of_another_format_raise(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / NAMES[prompt_format]
     numbers = write_lines(path, lines)
-    summary = validate(
-        [str(path)],
-        prompt_format=prompt_format,
-        multi_turn=False,
-        near_duplicates=near_duplicates,
-        as_bedrock=False,
-        advance=nothing,
-    )
+    summary = validate([str(path)], prompt_format=prompt_format, near_duplicates=near_duplicates, advance=nothing)
     assert summary.accepted + summary.rejected == len(numbers)
     assert isinstance(
         tell_format(list(open_source(PromptSource(path=str(path), format="bedrock"), where="x", teacher="").files)), str
