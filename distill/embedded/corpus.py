@@ -6,7 +6,7 @@ conventions, with some of the target's syntax among them. Neither ever sees the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
@@ -15,7 +15,7 @@ from distill.calls.parse import CallFormat
 from distill.embedded import conventions
 from distill.embedded.conventions import TARGET, Convention, draw_layout, reply_text, system_text, tools_text
 from distill.embedded.domains import Domain, load_domain, pretraining_domains
-from distill.embedded.invented import invent_domain
+from distill.embedded.invented import chatter, invent_domain
 from distill.embedded.values import Value
 from distill.embedded.world import Naming, Spelling, WorldCall, WorldTool, compose, draw_call, draw_tool, draw_tools
 from distill.instructions.jobs import JOBS, Job, instruction, request_and_calls
@@ -23,7 +23,8 @@ from distill.records import Message
 
 ModelRole = Literal["teacher", "student"]
 NEW_REQUEST = "Write a new request."
-INVENTED_SHARE = 0.6
+INVENTED_SHARE = 0.5
+CHATTER_SHARE = 0.15
 NAMINGS: tuple[Naming, ...] = ("varied", "reworded", "reworded", "coined")
 SPELLINGS: tuple[Spelling, ...] = ("bfcl", "bfcl", "bfcl", "json_schema")
 STUDENT_FORMATS: tuple[CallFormat, ...] = (*("pythonic",) * 5, *("llama_json",) * 3, "hermes", "function_tag")
@@ -42,7 +43,7 @@ def draw_conversation(
 ) -> Conversation:
     """One conversation of a role. The teacher spends an eighth of its conversations on jobs other than answering.
 
-    Three of five conversations are about tools invented for them alone. Of the tools of hand-written domains a quarter bears coined
+    Half of the conversations are about tools invented for them alone. Of the tools of hand-written domains a quarter bears coined
     names and enum members, and for half the words that tie requests to specifications are coined. Who goes by memory of words is wrong
     there, so specifications are read.
 
@@ -89,8 +90,7 @@ def _plain_conversation(role: ModelRole, drawn: list[WorldTool], num_exchanges: 
     system = Message("system", system_text(listed, convention, random, directives=directives))
     exchanges = []
     for _ in range(num_exchanges):
-        request = compose([draw_call(random.choice(tools), random, "seen")], random, "seen")
-        exchanges.append((Message("user", request.text), reply_text(request.calls, convention)))
+        exchanges.append(_exchange([draw_call(random.choice(tools), random, "seen")], convention, random))
     return Conversation(system=system, exchanges=tuple(exchanges))
 
 
@@ -151,8 +151,13 @@ def _answer_exchange(
     if absent and random.random() < 0.1:
         request = compose([draw_call(random.choice(absent), random, "seen")], random, "seen")
         return Message("user", request.text), conventions.DECLINE
-    request = compose(draw_calls(tools, random), random, "seen")
-    return Message("user", request.text), reply_text(request.calls, convention)
+    return _exchange(draw_calls(tools, random), convention, random)
+
+
+def _exchange(calls: Sequence[WorldCall], convention: Convention, random: Random) -> tuple[Message, str]:
+    text = compose(calls, random, "seen").text
+    said = chatter(text, random) if random.random() < CHATTER_SHARE else text
+    return Message("user", said), reply_text(calls, convention)
 
 
 def _job_exchange(job: Job, tools: list[WorldTool], random: Random) -> tuple[Message, str]:

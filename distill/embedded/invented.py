@@ -6,8 +6,9 @@ such a value. Words are drawn anew for every domain, so only reading helps; hand
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -77,6 +78,18 @@ FREE_PHRASES = (
     "at {v}", "in {v}", "for {v}", "from {v}", "by {v}", "with {v}", "on {v}", "to {v}", "of {v}", "{w}ing {v}",
     "{w}ed {v}", "{w} {v}", "{w}ing to {v}", "with {w} {v}", "for the {w} {v}", "{w}ed for {v}",
 )  # fmt: skip
+ODD_TIED_PHRASES = (
+    "{g} {f} the {n} {v}", "the {n} {g} {f} {v}", "{f} {v} {f} the {n}", "{g} {v} {f} our {n}", "{n} {g} {f} {v}",
+    "{w} {v} {f} {n}", "{f} a {w} {n} {f} {v}", "{f} {v} {f} {n} {w}", "{g} a {w} {n} {f} {v}", "{v} {f} {n} {w}",
+    "whose {n} {g} {v}", "{v} {g} {f} the {w} {n}", "{n} {w} {v}",
+)  # fmt: skip
+ODD_FREE_PHRASES = (
+    "{g} {v}", "{g} {f} {v}", "{w} {f} {v}", "{f} {v} {w}", "the {w} {f} {v}", "{g} {v} {f} the {w}", "{f} {v} {g}",
+    "{w}ed {f} {v} {f} the {w}", "{g} off {f} {v}", "{f} the {w} {v}", "{f} {v} {f} {w} {w}", "{w} {v} {w}",
+)  # fmt: skip
+JOINING_WORDS = (
+    "at in for from by with on to of as into over under about near after before until through is being like all if so me my"
+).split()
 TRUE_PHRASES = (
     "with {n}", "with the {n}", "including the {n}", "and add the {n}", "{n} included", "making sure of the {n}",
     "and the {n} is wanted", "keeping the {n}", "as a {n}", "{n}s only",
@@ -143,19 +156,14 @@ INTENTS = (
 )  # fmt: skip
 KINDS = (
     "date date time time duration year person person city city country language company title title name name code code "
-    "email int int int float float bool bool enum enum enum enum list object"
+    "email int int int float float bool bool enum enum enum enum enum enum list object"
 ).split()
 
 
 def invent_domain(random: Random, num_concepts: int) -> Domain:
     """A domain of `num_concepts` functions over a handful of parameters that several of them share."""
-    words = _fresh_words(random, 100)
-    num_params = random.randint(3, 5) + 2 * num_concepts
-    kinds = [random.choice(KINDS) for _ in range(num_params)]
-    alone = {kind for kind, count in Counter(_family(kind) for kind in kinds).items() if count == 1}
-    params = {
-        f"p{index}": _invent_param(kind, _family(kind) in alone, words, random) for index, kind in enumerate(kinds)
-    }
+    words = _fresh_words(random, 160)
+    kinds = {f"p{index}": random.choice(KINDS) for index in range(random.randint(3, 5) + 2 * num_concepts)}
     concepts: list[Concept] = []
     taken: set[tuple[str, str]] = set()
     verb, noun = random.choice(VERBS), words()
@@ -163,11 +171,22 @@ def invent_domain(random: Random, num_concepts: int) -> Domain:
         # neighbours often share the verb or the noun, so that both must be read
         verb = verb if random.random() < 0.3 else random.choice(VERBS)
         noun = noun if random.random() < 0.3 else words()
-        concept = _invent_concept(f"c{len(concepts)}", verb, noun, list(params), words, random)
+        concept = _invent_concept(f"c{len(concepts)}", verb, noun, list(kinds), words, random)
         if (verb, noun) not in taken and concept.names[0] not in {other.names[0] for other in concepts}:
             concepts.append(concept)
             taken.add((verb, noun))
+    params = {key: _invent_param(kind, _is_alone(key, kinds, concepts), words, random) for key, kind in kinds.items()}
     return Domain.model_construct(domain="invented", params=params, concepts=concepts)
+
+
+def _is_alone(key: str, kinds: Mapping[str, str], concepts: Sequence[Concept]) -> bool:
+    """Whether the parameter's values are told by their look in every function that takes it."""
+    family = _family(kinds[key])
+    return all(
+        [_family(kinds[other]) for other in (*concept.required, *concept.optional)].count(family) == 1
+        for concept in concepts
+        if key in (*concept.required, *concept.optional)
+    )
 
 
 def _fresh_words(random: Random, count: int) -> Callable[[], str]:
@@ -205,9 +224,11 @@ def _invent_param(kind: str, alone: bool, words: Callable[[], str], random: Rand
             phrases_true=[_written(text, n=noun) for text in random.sample(TRUE_PHRASES, 4)],
             phrases_false=[_written(text, n=noun) for text in random.sample(FALSE_PHRASES, 4)],
         )
-    phrases = [_written(text, n=noun) for text in random.sample(TIED_PHRASES, 5)]
+    phrases = [_written(text, n=noun) for text in random.sample(TIED_PHRASES, 4)]
+    phrases += [_odd(text, noun, words, random) for text in random.sample(ODD_TIED_PHRASES, 2)]
     if alone or kind == "enum":
         phrases += [_written(text, w=words()) for text in random.sample(FREE_PHRASES, 2)]
+        phrases += [_odd(text, noun, words, random) for text in random.sample(ODD_FREE_PHRASES, 3)]
     return Param.model_construct(
         names=[names],
         descriptions=descriptions,
@@ -217,6 +238,36 @@ def _invent_param(kind: str, alone: bool, words: Callable[[], str], random: Rand
         phrases_true=[],
         phrases_false=[],
     )
+
+
+def _odd(template: str, noun: str, words: Callable[[], str], random: Random) -> str:
+    """A clause in which only the noun, or not even that, says what the value is; the words around it mean nothing."""
+
+    def drawn(mark: re.Match[str]) -> str:
+        match mark.group():
+            case "{n}":
+                return noun
+            case "{f}":
+                return random.choice(JOINING_WORDS)
+            case "{g}":
+                return random.choice(VERBS).removesuffix("e") + "ing"
+            case _:
+                return words()
+
+    return re.sub(r"\{[nfgw]\}", drawn, template)
+
+
+def chatter(text: str, random: Random) -> str:
+    """The request with words before it or behind it that say nothing: what is no argument must be left alone."""
+    said = " ".join(
+        random.choice(
+            (random.choice(JOINING_WORDS), random.choice(NOUNS), random.choice(VERBS), coined_word(random, 1))
+        )
+        for _ in range(random.randint(1, 5))
+    )
+    if random.random() < 0.5:
+        return f"{said.capitalize()}{random.choice((',', ':', '.', ''))} {text}"
+    return f"{text[:-1]}{random.choice((',', '', ''))} {said}{text[-1]}"
 
 
 def _default(value: Kind, random: Random) -> object:
@@ -259,14 +310,22 @@ def _invent_kind(kind: str, words: Callable[[], str], random: Random) -> Kind:
 
 
 def _invent_enum(words: Callable[[], str], random: Random) -> dict[str, list[str]]:
-    style = random.randrange(4)
+    style, unlike, prefix = random.randrange(4), random.random() < 0.35, _letters(random)
     members: dict[str, list[str]] = {}
     for index in range(random.randint(2, 5)):
         first = words()
         forms = [f"{first} {words()}" if random.random() < 0.5 else first]
         if random.random() < 0.7:
             forms.append(
-                random.choice((f"{random.choice(SIDE_WORDS)} {first}", f"the {first} one", f"{words()} {first}"))
+                random.choice(
+                    (
+                        f"{random.choice(SIDE_WORDS)} {first}",
+                        f"the {first} one",
+                        f"{words()} {first}",
+                        f"{random.choice(VERBS)} {random.choice(JOINING_WORDS)} {first}",
+                        f"{words()} {random.choice(JOINING_WORDS)} {first} {words()}",
+                    )
+                )
             )
         shapes = (
             first,
@@ -275,8 +334,14 @@ def _invent_enum(words: Callable[[], str], random: Random) -> dict[str, list[str
             f"{first[:2].upper()}{random.randint(1, 99)}",
         )
         code = shapes[style] if random.random() < 0.85 else f"{first.upper()}_{index}"
+        if unlike:
+            code = random.choice((f"{prefix}{index}", _letters(random), f"{_letters(random)}{random.randint(1, 99)}"))
         members.setdefault(code, forms)
     return members
+
+
+def _letters(random: Random) -> str:
+    return "".join(random.choices(string.ascii_uppercase, k=random.randint(1, 4)))
 
 
 def _invent_object(noun: str, value: Kind, name: str, random: Random) -> Param:
