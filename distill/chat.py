@@ -1,8 +1,8 @@
 """Conversations in, token ids (and the loss mask) out: the one rendering for teacher prompts, training, evaluation and serving.
 
 Llama 3's wire format, written with the tokenizer's own special tokens. A header opens each turn, `<|eot_id|>` closes it, contents
-are stripped of outer white space as in Meta's reference encoder and in the models' chat templates. No date line is ever added.
-Text inside a message that looks like a special token stays text.
+are stripped of outer white space as in Meta's reference encoder and in the models' chat templates. A date line is
+added only where one is given. Text inside a message that looks like a special token stays text.
 """
 
 from __future__ import annotations
@@ -37,22 +37,31 @@ class TokenizedExample:
     loss_mask: tuple[int, ...]
 
 
-def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a conversation up to and including the assistant's header: what a model continues."""
+def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer, *, date_line: str | None = None) -> list[int]:
+    """Token ids of a conversation up to and including the assistant's header: what a model continues.
+
+    With `date_line`, such as `26 Jul 2024`, the system text begins as Llama 3.1's own chat template has it begin.
+    """
     special = _special_ids(tokenizer)
     ids = [special[BEGIN_OF_TEXT]]
-    for message in messages:
-        ids += _header_ids(HEADERS[message.role], special, tokenizer)
-        ids += _text_ids("\n\n" + message.content.strip(), tokenizer)
+    for name, text in _turns(messages, date_line):
+        ids += _header_ids(name, special, tokenizer)
+        ids += text_ids("\n\n" + text, tokenizer)
         ids.append(special[END_OF_TURN])
-    return ids + _header_ids("assistant", special, tokenizer) + _text_ids("\n\n", tokenizer)
+    return ids + _header_ids("assistant", special, tokenizer) + text_ids("\n\n", tokenizer)
 
 
 def example_ids(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) -> TokenizedExample:
     """Token ids of a prompt and its reply. `prompt_ids` of the same messages is a prefix; the mask covers exactly the rest."""
     before = prompt_ids(messages, tokenizer)
-    after = [*_text_ids(reply.strip(), tokenizer), _special_ids(tokenizer)[END_OF_TURN]]
+    after = [*text_ids(reply.strip(), tokenizer), _special_ids(tokenizer)[END_OF_TURN]]
     return TokenizedExample(input_ids=(*before, *after), loss_mask=(*(0 for _ in before), *(1 for _ in after)))
+
+
+def text_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a piece of text, in which nothing is a special token."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids
 
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -95,10 +104,13 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 _SPECIAL_IDS: dict[int, tuple[Tokenizer, dict[str, int]]] = {}
 
 
+def _turns(messages: Sequence[Message], date_line: str | None) -> list[tuple[str, str]]:
+    turns = [(HEADERS[message.role], message.content.strip()) for message in messages]
+    if date_line is not None:
+        said = turns.pop(0)[1] if turns and turns[0][0] == "system" else ""
+        turns.insert(0, ("system", f"Cutting Knowledge Date: December 2023\nToday Date: {date_line}\n\n{said}"))
+    return turns
+
+
 def _header_ids(name: str, special: dict[str, int], tokenizer: Tokenizer) -> list[int]:
-    return [special[START_HEADER], *_text_ids(name, tokenizer), special[END_HEADER]]
-
-
-def _text_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return ids
+    return [special[START_HEADER], *text_ids(name, tokenizer), special[END_HEADER]]

@@ -33,7 +33,8 @@ def main() -> None:
 
 def call_cleanly(command: Callable[[], Any]) -> int:
     """Run a command; its exit code. Bad input is one message on stderr and 2, an interruption 130, our own mistake a traceback and 1."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         result = command()
     except (ConfigError, DataError) as error:
@@ -53,11 +54,11 @@ def call_cleanly(command: Callable[[], Any]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def run_stage(stage: Stage, config: Config, *, redo: bool) -> None:
-    """Run one stage of a run and keep its state in `status.json` whatever happens."""
+def run_stage(stage: Stage, config: Config, *, redo: bool, limit: int | None = None) -> None:
+    """Run one stage of a run and keep its state in `status.json` whatever happens. `limit` is for `annotate` alone."""
     run = Path(config.run.dir)
     try:
-        _runner(stage)(run, config, redo=redo)
+        _runner(stage)(run, config, redo=redo, **({} if limit is None else {"limit": limit}))
     except KeyboardInterrupt:
         set_state(run, stage, "Stopped")
         raise
@@ -65,6 +66,9 @@ def run_stage(stage: Stage, config: Config, *, redo: bool) -> None:
         if not (run / stage / "manifest.json").exists():
             set_state(run, stage, "Failed", message=str(error))
         raise
+    if limit is not None and not (run / stage / "manifest.json").exists():
+        print(f"{stage}: stopped after --limit {limit}; the same command without it goes on from here", file=sys.stderr)
+        return
     set_state(run, stage, "Completed")
     print(f"{stage}: done, {run / stage}", file=sys.stderr)
     if config.run.publish_to is not None:
@@ -103,16 +107,29 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     return command
 
 
-def run_one(stage: Stage, config: Path, overrides: list[str], *, redo: bool) -> None:
+def run_one(stage: Stage, config: Path, overrides: list[str], *, redo: bool, limit: int | None = None) -> None:
     """One stage from a configuration file, under the run's lock: what `distill STAGE` and the scripts call."""
     loaded = load_config(config, overrides)
     with locked(Path(loaded.run.dir)):
         save_resolved_config(Path(loaded.run.dir), loaded)
-        run_stage(stage, loaded, redo=redo)
+        run_stage(stage, loaded, redo=redo, limit=limit)
+
+
+def _annotate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    redo: Redo = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="ask N prompts, print the answers, and leave the rest for later"),
+    ] = None,
+) -> None:
+    """Run the `annotate` stage alone."""
+    run_one("annotate", config, overrides or [], redo=redo, limit=limit)
 
 
 for _stage in STAGES:
-    app.command(_stage)(_stage_command(_stage))
+    app.command(_stage)(_annotate if _stage == "annotate" else _stage_command(_stage))
 
 
 @app.command()

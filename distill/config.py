@@ -19,6 +19,25 @@ EMBEDDED_MODELS = ("teacher", "student")
 PromptFormat = Literal["bedrock", "logs", "chat", "dataset", "bfcl"]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Temperature = Annotated[float, Field(ge=0.0)]
+
+OWN_SETTINGS = {
+    "model": "teacher.model",
+    "n": "annotate.num_samples",
+    "temperature": "annotate.sampling_temperature",
+    "max_tokens": "annotate.max_new_tokens",
+    "max_completion_tokens": "annotate.max_new_tokens",
+    "logprobs": "annotate.num_logprobs",
+    "top_logprobs": "annotate.num_logprobs",
+    "prompt_logprobs": "annotate.mode: score",
+    "seed": "run.seed",
+    "prompt": "made of the prompts",
+    "messages": "made of the prompts",
+    "tools": "made of the prompts",
+    "stream": "of no use here",
+    "echo": "of no use here",
+}
+"""Fields of a request that `annotate.sampling_parameters` may not set, and what sets them."""
 
 
 class ConfigError(Exception):
@@ -110,45 +129,136 @@ class PromptsConfig(Section):
     drop_contaminated: bool = True
 
 
+class ServeConfig(Section):
+    """A vLLM server that is started for the run and stopped at its end; `teacher.base_url` is then left out.
+
+    `config` is a file in vLLM's own format, such as those in `configs/serve/`; `arguments` are vLLM's flags by name that replace the
+    file's (`{model: /data/llama, port: 8001}`). `python` belongs to the environment that vLLM is installed in, `environment` adds
+    variables. The server may take `start_timeout_s` until it answers, and is started again after a crash `max_restarts` times.
+    """
+
+    config: str
+    python: str = ".venv-vllm/bin/python"
+    arguments: dict[str, str | int | float | bool] = {}
+    environment: dict[str, str] = {}
+    start_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+
+
+class PriceConfig(Section):
+    """What the teacher costs: GPUs by the hour, or tokens by the million, in US dollars. What is None is not counted."""
+
+    num_gpus: Positive = 1
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    usd_per_million_prompt_tokens: Annotated[float, Field(ge=0)] | None = None
+    usd_per_million_cached_tokens: Annotated[float, Field(ge=0)] | None = None
+    usd_per_million_completion_tokens: Annotated[float, Field(ge=0)] | None = None
+
+
 class TeacherConfig(Section):
     """Who annotates: a model in this process (`transformers`) or an OpenAI-compatible server such as vLLM (`server`).
 
     `model` is a folder, a hub name or `embedded:teacher`. For a server it is the served model's name, and `tokenizer` the folder
-    or hub name whose tokenizer renders the prompts. The key is read from the environment variable `api_key_env`.
+    or hub name whose tokenizer renders the prompts. A server runs already at `base_url` (several addresses of the same model share
+    the work), or is started as `serve` says. The key is read from the environment variable `api_key_env`.
+
+    `prompt_format` `token_ids` sends Llama 3's tokens as rendered here, with `date_line` (such as `26 Jul 2024`) if one is given;
+    `messages` lets the server render, for models of other families, with the tools where they stand in the text or in the `tools`
+    field (`native`). At most `max_concurrency` requests are under way at each address; how many the server can take is found out.
+    An attempt ends after `request_timeout_s`, a request after `max_attempts` of them. A server that is gone is waited for
+    `wait_for_server_s`.
     """
 
     model: str
     engine: Literal["transformers", "server"] = "transformers"
     tokenizer: str | None = None
-    base_url: str | None = None
+    base_url: str | Annotated[list[str], Field(min_length=1)] | None = None
+    serve: ServeConfig | None = None
     api_key_env: str = "OPENAI_API_KEY"
+    prompt_format: Literal["token_ids", "messages"] = "token_ids"
+    tools: Literal["text", "native"] = "text"
+    date_line: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     batch_tokens: Positive = 32768
-    max_concurrency: Positive = 64
+    max_concurrency: Positive = 256
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    max_attempts: Positive = 8
+    wait_for_server_s: Annotated[float, Field(ge=0)] = 300.0
+    price: PriceConfig = PriceConfig()
 
     @model_validator(mode="after")
-    def _server_needs_url(self) -> TeacherConfig:
-        if self.engine == "server" and self.base_url is None:
+    def _server_needs_address(self) -> TeacherConfig:
+        if self.engine == "server" and (self.base_url is None) == (self.serve is None):
             raise ValueError(
-                "engine is `server` but base_url is missing; give the server's address, such as http://localhost:8000/v1"
+                "engine is `server`: give either base_url, the address of a running server such as http://localhost:8000/v1, "
+                "or serve, to have one started"
+            )
+        if self.engine == "transformers":
+            needless = [name for name in ("base_url", "serve") if getattr(self, name) is not None]
+            if needless or self.prompt_format == "messages":
+                raise ValueError(
+                    f"{' and '.join(needless) or 'prompt_format messages'} goes with engine `server`; the engine is `transformers`"
+                )
+        if self.prompt_format == "token_ids" and self.tools == "native":
+            raise ValueError("tools `native` goes with prompt_format `messages`; as token ids, tools stand in the text")
+        if self.prompt_format == "messages" and self.date_line is not None:
+            raise ValueError(
+                "date_line goes with prompt_format `token_ids`; as messages, the server's chat template decides"
             )
         return self
 
 
 class AnnotateConfig(Section):
-    """The `annotate` stage: how the teacher is sampled."""
+    """The `annotate` stage: how the teacher is sampled.
 
+    Each prompt gets `num_samples` completions at each temperature of `sampling_temperature`, `max_new_tokens` long at most (Bedrock's
+    `maxResponseLengthForInference`). `sampling_parameters` are vLLM's own, by name, such as `top_p`. With `num_logprobs` the K likeliest
+    tokens at each place and their log-probabilities are kept. In mode `score` nothing is written: the log-probabilities of the answers
+    that prompts bring along are asked for.
+
+    `golden` says what becomes of a user's own answers: `ignore` asks the teacher all the same, `answers` takes them in its place,
+    `few_shot` shows up to `num_few_shot` of them for the same tools before the request of another prompt.
+
+    Before all others `smoke_prompts` prompts are asked, and the stage stops if fewer than `min_usable` of the answers are usable. It
+    stops, too, where the teacher fails on more than `max_error_rate` of the prompts.
+    """
+
+    mode: Literal["complete", "score"] = "complete"
     num_samples: Positive = 1
-    sampling_temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    sampling_temperature: Temperature | Annotated[list[Temperature], Field(min_length=1)] = 0.0
+    sampling_parameters: dict[str, Any] = {}
     max_new_tokens: Positive = 512
+    num_logprobs: Annotated[int, Field(ge=0)] = 0
+    golden: Literal["ignore", "answers", "few_shot"] = "ignore"
+    num_few_shot: Positive = 3
+    smoke_prompts: Annotated[int, Field(ge=0)] = 16
+    min_usable: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     max_error_rate: Share = 0.1
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """One or several, in the order given."""
+        given = self.sampling_temperature
+        return tuple(given) if isinstance(given, list) else (given,)
 
     @model_validator(mode="after")
     def _samples_must_differ(self) -> AnnotateConfig:
-        if self.num_samples > 1 and self.sampling_temperature == 0.0:
+        if self.num_samples > 1 and 0.0 in self.temperatures:
             raise ValueError(
                 "num_samples > 1 at sampling_temperature 0 gives equal completions; set a temperature above 0"
+            )
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError("sampling_temperature names one temperature twice; raise num_samples instead")
+        return self
+
+    @model_validator(mode="after")
+    def _parameters_have_no_setting_of_their_own(self) -> AnnotateConfig:
+        taken = sorted(set(self.sampling_parameters) & set(OWN_SETTINGS))
+        if taken:
+            raise ValueError(
+                "sampling_parameters: "
+                + "; ".join(f"{name} is {OWN_SETTINGS[name]}" for name in taken)
+                + "; remove it here"
             )
         return self
 
@@ -253,6 +363,16 @@ class Config(Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _can_be_scored(self) -> Config:
+        if self.annotate.mode == "score" and self.teacher.prompt_format == "messages":
+            raise ValueError(
+                "annotate.mode `score` needs teacher.prompt_format `token_ids`: a text is scored token by token"
+            )
+        if self.annotate.mode == "score" and self.annotate.golden != "ignore":
+            raise ValueError("annotate.mode `score` scores golden answers; leave annotate.golden out")
+        return self
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

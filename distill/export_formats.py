@@ -22,7 +22,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.calls.parse import ParseError, looks_like_calls, parse_calls
+from distill.native_tools import (
+    CallStyle,
+    UnpairedToolResult,
+    call_objects,
+    declared_tools,
+    native_turns,
+    without_tool_list,
+)
 from distill.records import DataError, Example, JsonObject, JsonValue, Message, Prompt, Tool, ToolCall, ToolsSpan
 from distill.sources.bedrock_jsonl import SCHEMA_VERSION
 from distill.sources.bedrock_names import to_bedrock_name
@@ -107,10 +114,10 @@ def _openai_text(row: _Conversation) -> JsonObject:
 
 def _openai_native(row: _Conversation) -> JsonObject:
     # OpenAI's rule for names is that of Bedrock's API: letters, digits, _ and -, at most 64.
-    style = _Style(name=_openai_name, arguments=_json, names_results=False)
+    style = CallStyle(name=_openai_name, arguments=_json, names_results=False)
     history, reply = _native_turns(row, style)
     record: JsonObject = {"messages": [*_untrained(history), *reply]}
-    return {**record, "tools": _declared(row.tools, style)} if row.tools else record
+    return {**record, "tools": declared_tools(row.tools, name=style.name)} if row.tools else record
 
 
 def _trl_text(row: _Conversation) -> JsonObject:
@@ -118,7 +125,7 @@ def _trl_text(row: _Conversation) -> JsonObject:
 
 
 def _trl_native(row: _Conversation) -> JsonObject:
-    style = _Style(name=str, arguments=lambda arguments: arguments, names_results=True)
+    style = CallStyle(name=str, arguments=lambda arguments: arguments, names_results=True)
     record = _prompt_completion(row.id, *_native_turns(row, style))
     if not _survives_datasets(record):
         raise Unwritable("inexact_number", "`datasets` would read a number of the calls as another; text keeps it")
@@ -131,7 +138,7 @@ def _axolotl_text(row: _Conversation) -> JsonObject:
 
 def _axolotl_native(row: _Conversation) -> JsonObject:
     # axolotl takes nulls out of objects before it looks at them; what stands in a JSON string is safe.
-    style = _Style(name=str, arguments=_json, names_results=True)
+    style = CallStyle(name=str, arguments=_json, names_results=True)
     return {"id": row.id, "messages": _flagged(*_native_turns(row, style)), "tools": _tools_text(row, style)}
 
 
@@ -183,80 +190,15 @@ def _flagged(history: Sequence[JsonObject], reply: Sequence[JsonObject]) -> list
     return [*({**turn, "train": False} for turn in history), *({**turn, "train": True} for turn in reply)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Style:
-    """How a tool writes calls: what becomes of a name and of arguments, and whether a result repeats its tool's name."""
-
-    name: Callable[[str], str]
-    arguments: Callable[[JsonObject], JsonValue]
-    names_results: bool
-
-
-def _native_turns(row: _Conversation, style: _Style) -> tuple[list[JsonObject], list[JsonObject]]:
+def _native_turns(row: _Conversation, style: CallStyle) -> tuple[list[JsonObject], list[JsonObject]]:
     """The conversation and its reply with calls as objects, each result beside the id of its call."""
-    turns: list[JsonObject] = []
-    num_calls = 0
-    open_calls: list[tuple[str, str]] = []
-    for message in _without_tool_list(row):
-        if (message.role == "tool") != bool(open_calls):
-            what = f"the call of {open_calls[0][1]} has no result" if open_calls else "a tool's result follows no call"
-            raise Unwritable("unpaired_tool_result", f"{what}; ids go with calls that the turn before writes down")
-        if message.role == "tool":
-            call_id, name = open_calls.pop(0)
-            named: JsonObject = {"name": name} if style.names_results else {}
-            turns.append({"role": "tool", "tool_call_id": call_id, **named, "content": message.content})
-            continue
-        text, calls = _read_calls(message.content) if message.role == "assistant" else (message.content, ())
-        content: JsonObject = {"content": text} if text or not calls else {}
-        objects = _call_objects(calls, style, first=num_calls)
-        turns.append({"role": message.role, **content, **({"tool_calls": objects} if objects else {})})
-        open_calls = [(_call_id(num_calls + index), style.name(call.name)) for index, call in enumerate(calls)]
-        num_calls += len(calls)
-    if open_calls:
-        raise Unwritable("unpaired_tool_result", f"the call of {open_calls[0][1]} has no result")
+    try:
+        turns, num_calls = native_turns(without_tool_list(row.messages, row.tools_span), style)
+    except UnpairedToolResult as error:
+        raise Unwritable("unpaired_tool_result", str(error)) from None
     if not row.calls:
         return turns, _text_reply(row)
-    return turns, [{"role": "assistant", "tool_calls": _call_objects(row.calls, style, first=num_calls)}]
-
-
-def _call_objects(calls: Sequence[ToolCall], style: _Style, *, first: int) -> list[JsonValue]:
-    return [
-        {
-            "id": _call_id(first + index),
-            "type": "function",
-            "function": {"name": style.name(call.name), "arguments": style.arguments(call.arguments)},
-        }
-        for index, call in enumerate(calls)
-    ]
-
-
-def _call_id(number: int) -> str:
-    return f"call{number:05d}"  # nine letters and digits, the only form that Mistral's chat templates take
-
-
-def _read_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """An assistant's turn as its sentence and its calls, which are all of it or its last line."""
-    sentence, _, last = text.rstrip().rpartition("\n")
-    for before, written in (("", text), (sentence, last)):
-        if looks_like_calls(written):
-            try:
-                calls = parse_calls(written, mode="strict")
-            except ParseError:
-                continue
-            if calls:
-                return before, calls
-    return text, ()
-
-
-def _without_tool_list(row: _Conversation) -> tuple[Message, ...]:
-    """The messages with the tool list cut out where its place is known; a system text that was nothing else goes."""
-    span = row.tools_span
-    if span is None:
-        return row.messages
-    message = row.messages[span.message_index]
-    rest = Message(message.role, message.content[: span.start] + message.content[span.end :])
-    kept = () if message.role == "system" and not rest.content.strip() else (rest,)
-    return (*row.messages[: span.message_index], *kept, *row.messages[span.message_index + 1 :])
+    return turns, [{"role": "assistant", "tool_calls": call_objects(row.calls, style, first=num_calls)}]
 
 
 def _openai_name(name: str) -> str:
@@ -266,52 +208,9 @@ def _openai_name(name: str) -> str:
         raise Unwritable("bad_tool_name", f"OpenAI's rule for names is Bedrock's: {error}") from None
 
 
-def _declared(tools: Sequence[Tool], style: _Style) -> list[JsonValue]:
-    return [{"type": "function", "function": _function(tool, style)} for tool in tools]
-
-
-def _function(tool: Tool, style: _Style) -> JsonObject:
-    parameters: JsonObject = {**_json_schema(tool.parameters), "type": "object"}
-    parameters.setdefault("properties", {})
-    return {"name": style.name(tool.name), "description": tool.description, "parameters": parameters}
-
-
-def _tools_text(row: _Conversation, style: _Style) -> str | None:
+def _tools_text(row: _Conversation, style: CallStyle) -> str | None:
     """The tools as a JSON string, which TRL and axolotl parse; a column of objects would be filled up with nulls."""
-    return _json(_declared(row.tools, style)) if row.tools else None
-
-
-_JSON_SCHEMA_TYPES = {"dict": "object", "float": "number", "tuple": "array"}
-_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
-
-
-def _json_schema(schema: JsonObject) -> JsonObject:
-    """The schema in JSON Schema's own words: BFCL's types by their standard names, `any` as no type, arrays with `items`."""
-    result: JsonObject = {}
-    for key, value in schema.items():
-        if key == "type":
-            names = [
-                _JSON_SCHEMA_TYPES.get(str(name), name) for name in (value if isinstance(value, list) else [value])
-            ]
-            if "any" not in names:
-                result[key] = names if isinstance(value, list) else names[0]
-        elif key == "required" and not isinstance(value, list):
-            continue  # BFCL writes it as a boolean on the parameter at times
-        elif key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            result[key] = {name: _json_schema_of(item) for name, item in value.items()}
-        elif key in ("items", "additionalProperties", "not", "anyOf", "oneOf", "allOf", "prefixItems"):
-            result[key] = (
-                [_json_schema_of(item) for item in value] if isinstance(value, list) else _json_schema_of(value)
-            )
-        else:
-            result[key] = value
-    if result.get("type") == "array" and not {"items", "prefixItems"} & result.keys():
-        result["items"] = {}
-    return result
-
-
-def _json_schema_of(value: JsonValue) -> JsonValue:
-    return _json_schema(value) if isinstance(value, dict) else value
+    return _json(declared_tools(row.tools, name=style.name)) if row.tools else None
 
 
 def _survives_datasets(record: JsonObject) -> bool:

@@ -175,17 +175,46 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A model's likeliest tokens at each of a text's T tokens, by id, never by text: two ids may decode alike.
+
+    `token_ids` are the text's own T tokens, the end of turn included where it was written. `top_ids[t]` holds the K likeliest ids
+    (K + 1 where the text's own is none of them), likeliest first, and `top_logprobs[t]` their log-probabilities in nats, of the
+    model's own distribution before temperature.
+    """
+
+    token_ids: tuple[int, ...]
+    top_ids: tuple[tuple[int, ...], ...]
+    top_logprobs: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TokenLogprobs:
+        return cls(
+            token_ids=tuple(value["token_ids"]),
+            top_ids=tuple(map(tuple, value["top_ids"])),
+            top_logprobs=tuple(map(tuple, value["top_logprobs"])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model returned for one prompt, raw. Written by an engine's request log, read by the stage that asked."""
+    """What a model returned for one prompt, raw. Written by an engine's request log, read by the stage that asked.
+
+    `num_reasoning_characters` counts what a reasoning model wrote before its answer, which is dropped. `logprobs` are there if they
+    were asked for.
+    """
 
     text: str
     finish_reason: FinishReason
     num_prompt_tokens: int
     num_completion_tokens: int
+    num_reasoning_characters: int = 0
+    logprobs: TokenLogprobs | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Completion:
-        return cls(**value)
+        logprobs = value.get("logprobs")
+        return cls(**{**value, "logprobs": None if logprobs is None else TokenLogprobs.from_json(logprobs)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +231,34 @@ class Annotation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Annotation:
         return cls(**{**value, "completion": Completion.from_json(value["completion"])})
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationLogprobs:
+    """The log-probabilities of one annotation. Written by `annotate` into `logprobs.jsonl` in the order of its rows, read by `train`.
+
+    `prompt_hash` is the `content_id` of the prompt's token ids and `tokens_hash` that of the text's: who renders either to other
+    tokens must not learn from these.
+    """
+
+    prompt_id: str
+    sample_index: int
+    prompt_hash: str
+    tokens_hash: str
+    logprobs: TokenLogprobs
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> AnnotationLogprobs:
+        """Raises ValueError where the tokens are not those that were hashed, or counts differ."""
+        row = cls(**{**value, "logprobs": TokenLogprobs.from_json(value["logprobs"])})
+        found = row.logprobs
+        if content_id(list(found.token_ids)) != row.tokens_hash:
+            raise ValueError(
+                f"the token ids of prompt {row.prompt_id}, sample {row.sample_index}, are not those that were stored"
+            )
+        if not len(found.token_ids) == len(found.top_ids) == len(found.top_logprobs):
+            raise ValueError(f"prompt {row.prompt_id}, sample {row.sample_index}: log-probabilities are missing")
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +346,7 @@ class Reject:
         return cls(**{**value, "source": None if value["source"] is None else Source.from_json(value["source"])})
 
 
-Record: TypeAlias = Prompt | Annotation | Example | Prediction | Reject
+Record: TypeAlias = Prompt | Annotation | AnnotationLogprobs | Example | Prediction | Reject
 
 
 def category_of(num_tools: int, calls: Sequence[ExpectedCall | ToolCall] | None) -> Category:
@@ -318,5 +375,6 @@ def _plain(value: Any) -> JsonValue:
     if dataclasses.is_dataclass(value):
         return to_json(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        # Thousands of log-probabilities in a row: nothing is to be found inside numbers.
+        return list(value) if value and isinstance(value[0], int | float) else [_plain(item) for item in value]
     return cast(JsonValue, value)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -37,7 +37,7 @@ Stage = Literal["prompts", "annotate", "curate", "augment", "train", "evaluate",
 State = Literal["NotStarted", "InProgress", "Completed", "Stopped", "Failed"]
 
 STAGES: tuple[Stage, ...] = ("prompts", "annotate", "curate", "augment", "train", "evaluate", "report")
-KEPT_ON_REDO = re.compile(r"requests(-.+)?\.jsonl")  # answers that were paid for
+KEPT_ON_REDO = re.compile(r"requests(-.+)?\.jsonl|usage\.json")  # answers that were paid for, and what was paid
 PACKAGES = ("distill", "torch", "transformers", "peft", "accelerate")
 LINE_EVERY_S = 30.0
 
@@ -135,6 +135,21 @@ def read_rows(path: Path, row_type: type[RowT]) -> Iterator[RowT]:
             raise DataError(
                 f"{path}:{number}: not a {row_type.__name__} ({error}); redo the stage that wrote it"
             ) from None
+
+
+def read_rows_with_offsets(path: Path, row_type: type[RowT]) -> Iterator[tuple[int, RowT]]:
+    """As `read_rows`, each record with the place of its line, for `read_row_at`."""
+    offset = 0
+    with path.open("rb") as handle:
+        for line in handle:
+            yield offset, _row(line, f"{path}, byte {offset}", row_type)
+            offset += len(line)
+
+
+def read_row_at(handle: BinaryIO, offset: int, row_type: type[RowT]) -> RowT:
+    """The record whose line begins at `offset`."""
+    handle.seek(offset)
+    return _row(handle.readline(), f"{handle.name}, byte {offset}", row_type)
 
 
 def write_rows(path: Path, records: Iterable[Any]) -> int:
@@ -337,6 +352,13 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(item)
         else:
             item.unlink()
+
+
+def _row(line: bytes, where: str, row_type: type[RowT]) -> RowT:
+    try:
+        return row_type.from_json(json.loads(line.decode("utf-8", "surrogatepass")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: not a {row_type.__name__} ({error}); redo the stage that wrote it") from None
 
 
 def _lines(path: Path) -> Iterator[str]:

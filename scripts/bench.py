@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -33,7 +34,7 @@ from distill.chat import example_ids, stop_ids
 from distill.config import ConfigError, model_path
 from distill.embedded.customer import write_customer_files
 from distill.engines.protocol import Engine, Request
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.server import open_server
 from distill.engines.tokenizer import load_tokenizer
 from distill.engines.transformers_engine import TransformersEngine, open_transformers
@@ -373,19 +374,8 @@ def _tokens_per_second(batches: Batches, timings: Timings) -> float:
 
 def _requests(engine: TransformersEngine, count: int) -> list[Request]:
     replies = [reply for reply, _ in zip(_customer_replies(), range(count), strict=False)]
-    return [
-        make_request(
-            f"prompt-{index}",
-            reply.messages,
-            engine.tokenizer,
-            model=engine.model,
-            num_samples=1,
-            sampling_temperature=0.0,
-            max_new_tokens=MAX_NEW_TOKENS,
-            run_seed=0,
-        )
-        for index, reply in enumerate(replies)
-    ]
+    asking = Asking(model=engine.model, tokenizer=engine.tokenizer, run_seed=0, max_new_tokens=MAX_NEW_TOKENS)
+    return [asking.request(f"prompt-{index}", reply.messages) for index, reply in enumerate(replies)]
 
 
 def _measure_vllm(
@@ -394,12 +384,14 @@ def _measure_vllm(
     with TemporaryDirectory() as logs, vllm_servers(Path(logs)) as start:
         server = start(folder, "--dtype", "float32")
         client = open_server(
-            base_url=server.base_url,
+            base_urls=[server.base_url],
             model=server.model,
             api_key=None,
             max_concurrency=64,
             request_timeout_s=REQUEST_TIMEOUT_S,
             stop_ids=stop_ids(engine.tokenizer),
+            max_attempts=1,
+            wait_for_server_s=0.0,
         )
         try:
             return _timed_answers(lambda asked: _answers(client, asked), requests)
@@ -416,7 +408,7 @@ def _timed_answers(
 
 
 def _answers(engine: Engine, requests: Sequence[Request]) -> dict[str, str]:
-    answers = {answer.request.prompt_id: answer for answer in engine.complete(requests)}
+    answers = {answer.request.prompt_id: answer for answer in chain.from_iterable(engine.complete(requests))}
     errors = [answer.error for answer in answers.values() if answer.error is not None]
     assert not errors, errors[0]
     return {prompt_id: answer.completions[0].text for prompt_id, answer in answers.items()}

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "distill"
 LAYERS = {
     "distill.records": 0, "distill.config": 0, "distill.run_dir": 0,
-    "distill.calls": 1, "distill.chat": 1, "distill.instructions": 1, "distill.json_schema": 1,
+    "distill.calls": 1, "distill.chat": 1, "distill.instructions": 1, "distill.json_schema": 1, "distill.reading": 1, "distill.native_tools": 1,
     "distill.sources": 2, "distill.engines": 2, "distill.augmentation": 2, "distill.training": 2, "distill.evaluation": 2,
     "distill.embedded": 2, "distill.publish": 2,
     "distill.stages": 3, "distill.scoring": 3, "distill.validation": 3, "distill.export": 3, "distill.export_formats": 3,

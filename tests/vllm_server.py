@@ -1,4 +1,7 @@
-"""A model folder in, a real vLLM server on a free local port out, from the environment that `make vllm` builds."""
+"""A model folder in, a real vLLM server on a free local port out, from the environment that `make vllm` builds.
+
+`vllm_servers` gives servers that many tests share; `KillableServer` is one test's own, to be killed and started again.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +62,37 @@ def vllm_servers(log_folder: Path) -> Iterator[StartVllm]:
             _stop(process)
 
 
+class KillableServer:
+    """A server that `kill` ends as a crash would and `start` brings back at the same address; `stop` it in the end."""
+
+    def __init__(self, model_folder: Path, *flags: str, log: Path) -> None:
+        self.port = free_port()
+        self.server = VllmServer(base_url=f"http://127.0.0.1:{self.port}/v1", model=model_folder.name, log=log)
+        self._spawn = partial(_spawn, model_folder, flags, self.port, log)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Spawn it; it answers some half a minute later."""
+        assert self._process is None
+        self._process = self._spawn()
+
+    def wait_until_ready(self) -> None:
+        assert self._process is not None
+        _wait_until_ready(self._process, self.port, self.server.log)
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            _stop(self._process)
+            self._process = None
+
+
 def free_port() -> int:
     """A port that nobody listened on a moment ago."""
     with socket.socket() as listener:
@@ -77,7 +112,7 @@ def _spawn(model_folder: Path, flags: tuple[str, ...], port: int, log: Path) -> 
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    with log.open("wb") as handle:
+    with log.open("ab") as handle:
         return subprocess.Popen(
             command, stdout=handle, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

@@ -45,7 +45,7 @@ MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 12000, "student": 800}
+STEPS: dict[ModelRole, int] = {"teacher": 10000, "student": 800}
 FIRST_RATE: dict[ModelRole, float] = {"teacher": 1.0, "student": 0.3}
 """The highest learning rate as a share of the optimizers' own. The trunk's was 0.2 when the student was cut from it."""
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3, 4), "student": (0, 2, 4)}

@@ -1,19 +1,19 @@
-"""Token ids in, completions out, by an OpenAI-compatible server such as vLLM: the engine of teachers that run elsewhere.
+"""Requests in, completions out, by OpenAI-compatible servers such as vLLM: the engine of teachers that run elsewhere, or beside us.
 
-All samples of a prompt travel in one request. Requests are sent in the order of their token ids, so that those which begin
-alike (system message and tools) find that beginning in the server's prefix cache. Every sampling parameter that a server
-would otherwise take from the model's `generation_config.json` is sent with its neutral value: what is sampled from is the
-model's own distribution, as in the in-process engine.
+All samples of a prompt travel in one request. Requests go out in the order given, so that those which begin alike can find that
+beginning in the server's prefix cache. How many are under way follows from what a server takes (`pace`), which server gets the next
+from what each has to do (`endpoints`). What may succeed when asked again is asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -21,140 +21,240 @@ import openai
 from openai import AsyncOpenAI
 
 from distill.config import ConfigError
+from distill.engines.chat_wire import chat_body, parse_chat
+from distill.engines.endpoints import Endpoint, Endpoints
+from distill.engines.pace import Pace
 from distill.engines.protocol import Answer, Request
-from distill.records import Completion, FinishReason
+from distill.engines.serving import Serving
+from distill.engines.wire import TornBody, cached_tokens, completion_body, load_body, parse_completions
+from distill.records import Completion
 
-MAX_RETRIES = 5  # by the openai client, on 408, 409, 429, 5xx and lost connections, 0.5 s, 1 s, ... 8 s apart
 CHECK_TIMEOUT_S = 30.0
 MAX_REASON_LENGTH = 500
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 16.0
+BUSY = (429, 503)
+WORTH_RETRYING = (408, 409, 500, 502, 504)
 PLACEHOLDER_KEY = "EMPTY"  # the client insists on a key, a server without one ignores it
 KEY_VARIABLE = "the environment variable named by teacher.api_key_env"
-FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}  # any other, such as abort, is a failure
+
+Parsed = tuple[tuple[Completion, ...], int | None]
 
 
 def open_server(
     *,
-    base_url: str,
+    base_urls: Sequence[str],
     model: str,
     api_key: str | None,
     max_concurrency: int,
     request_timeout_s: float,
     stop_ids: tuple[int, ...],
+    max_attempts: int,
+    wait_for_server_s: float,
+    serving: Serving | None = None,
 ) -> ServerEngine:
-    """Connect to the server at `base_url` (ending in `/v1`, as a rule) and make sure that it serves `model`.
+    """Connect to the servers at `base_urls` (each ending in `/v1`, as a rule) and make sure that all serve `model`.
 
-    At most `max_concurrency` requests are under way at once; `request_timeout_s` bounds each attempt. A completion ends at
-    the model's own end of sequence or at any of `stop_ids`. Raises `ConfigError` if nobody answers there, the key is
-    refused, or the model is not served.
+    At most `max_concurrency` requests are under way at each at once; `request_timeout_s` bounds each attempt, `max_attempts` what
+    is tried of one request, and a server that is gone is waited for `wait_for_server_s`. A completion ends at the model's own end of
+    sequence or at any of `stop_ids`. `serving` is the process behind the address if we started it; `close` stops it. Raises
+    `ConfigError` if nobody answers there, the key is refused, or the model is not served.
     """
-    _check_address(base_url)
     _check_key(api_key)
-    client = AsyncOpenAI(
-        base_url=base_url, api_key=api_key or PLACEHOLDER_KEY, timeout=request_timeout_s, max_retries=MAX_RETRIES
-    )
+    endpoints: list[Endpoint] = []
     background = _Background()
     try:
-        context_length = background.run(_served_context_length(client, base_url, model, has_key=bool(api_key)))
+        lengths: list[int | None] = []
+        for base_url in base_urls:
+            _check_address(base_url)
+            client = AsyncOpenAI(
+                base_url=base_url, api_key=api_key or PLACEHOLDER_KEY, timeout=request_timeout_s, max_retries=0
+            )
+            endpoints.append(Endpoint(base_url, client, Pace(max_concurrency), serving))
+            lengths.append(background.run(_served_context_length(client, base_url, model, has_key=bool(api_key))))
     except BaseException:
-        _close(client, background)
+        _close(endpoints, background)
         raise
+    known = [length for length in lengths if length is not None]
     return ServerEngine(
         model=model,
-        base_url=base_url,
-        context_length=context_length,
-        max_concurrency=max_concurrency,
+        context_length=min(known) if known else None,
         request_timeout_s=request_timeout_s,
         stop_ids=stop_ids,
-        client=client,
+        max_attempts=max_attempts,
+        endpoints=Endpoints(endpoints, wait_for_server_s=wait_for_server_s),
         background=background,
+        serving=serving,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEngine:
-    """An `Engine` over a server. `context_length` in tokens is the server's word, None if it says nothing."""
+    """An `Engine` over servers. `context_length` in tokens is the servers' word, None if they say nothing."""
 
     model: str
-    base_url: str
     context_length: int | None
-    max_concurrency: int
     request_timeout_s: float
     stop_ids: tuple[int, ...]
-    client: AsyncOpenAI = field(repr=False)
+    max_attempts: int
+    endpoints: Endpoints = field(repr=False)
     background: _Background = field(repr=False)
+    serving: Serving | None = field(repr=False)
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Answers as they arrive. What the server refuses or cannot answer becomes an `Answer` with `error`.
+    def complete(self, requests: Iterable[Request]) -> Iterator[Sequence[Answer]]:
+        """Answers as they arrive, all that came while the last were handled as one group.
 
-        An iterator that is dropped half-way cancels the requests that are still under way.
+        What a server refuses or cannot answer becomes an `Answer` with `error`; `DataError` if no server is left. An iterator that
+        is dropped half-way cancels the requests that are still under way.
         """
         answers: SimpleQueue[Answer | None] = SimpleQueue()
-        ordered = sorted(requests, key=lambda request: request.prompt_ids)
-        work = asyncio.run_coroutine_threadsafe(self._answer_all(ordered, answers.put), self.background.loop)
+        work = asyncio.run_coroutine_threadsafe(self._answer_all(iter(requests), answers.put), self.background.loop)
         work.add_done_callback(lambda _: answers.put(None))
         try:
-            while (answer := answers.get()) is not None:
-                yield answer
+            is_open = True
+            while is_open:
+                group, is_open = _next_group(answers)
+                if group:
+                    yield group
             work.result()
         finally:
             work.cancel()
 
     def close(self) -> None:
-        """Cancel what is under way and close the connections."""
-        _close(self.client, self.background)
+        """Cancel what is under way, close the connections, and stop the server that was started for this."""
+        _close(self.endpoints.all, self.background)
+        if self.serving is not None:
+            self.serving.stop()
 
-    async def _answer_all(self, requests: Sequence[Request], put: Callable[[Answer], None]) -> None:
-        waiting = iter(requests)
-
+    async def _answer_all(self, waiting: Iterator[Request], put: Callable[[Answer], None]) -> None:
         async def work() -> None:
-            for request in waiting:
-                put(await self._answer(request))
+            while True:
+                place = await self.endpoints.take()
+                try:
+                    # Taken only now, so that nothing is read, rendered and held that cannot be sent.
+                    request = next(waiting, None)
+                except BaseException:
+                    self.endpoints.give_back(place[0])
+                    raise
+                if request is None:
+                    self.endpoints.give_back(place[0])
+                    return
+                put(await self._answer(request, *place))
 
-        await asyncio.gather(*(work() for _ in range(min(self.max_concurrency, len(requests)))))
-
-    async def _answer(self, request: Request) -> Answer:
-        needed = len(request.prompt_ids) + request.max_new_tokens
-        if self.context_length is not None and needed > self.context_length:
-            # vLLM would answer, with fewer tokens than were asked for and no word about it.
-            error = f"needs {needed} tokens, the served context is {self.context_length}"
-            return Answer(request=request, completions=(), error=error)
+        num_workers = sum(endpoint.pace.max_limit for endpoint in self.endpoints.all)
+        tasks = [asyncio.create_task(work()) for _ in range(num_workers)]
         try:
-            return Answer(request=request, completions=await self._completions(request), error=None)
-        except (openai.OpenAIError, ValueError) as error:
-            return Answer(request=request, completions=(), error=self._reason(error))
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
-    async def _completions(self, request: Request) -> tuple[Completion, ...]:
-        # The usage block counts the tokens of all samples together; only the ids tell them apart.
-        needs_ids = request.num_samples > 1
-        response = await self.client.completions.with_raw_response.create(
-            model=self.model,
-            prompt=request.prompt_ids,
-            n=request.num_samples,
-            max_tokens=request.max_new_tokens,
-            temperature=request.sampling_temperature,
-            top_p=1.0,
-            seed=request.seed,
-            extra_body={
-                "top_k": -1,
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
-                "stop_token_ids": list(self.stop_ids),
-                "skip_special_tokens": True,
-                **({"return_token_ids": True} if needs_ids else {}),
-            },
+    async def _answer(self, request: Request, endpoint: Endpoint, number: int) -> Answer:
+        """Attempts until one succeeds, one fails for good, or too many failed; the first on a place that is taken already."""
+        written = request.max_new_tokens if request.scored_ids is None else len(request.scored_ids) + 1
+        needed = len(request.prompt_ids) + written
+        if self.context_length is not None and needed > self.context_length and request.chat is None:
+            # vLLM would answer, with fewer tokens than were asked for and no word about it.
+            self.endpoints.give_back(endpoint)
+            return _failed(request, f"needs {needed} tokens, the served context is {self.context_length}")
+        attempts, started = 0, asyncio.get_running_loop().time()
+        while True:
+            try:
+                completions, cached = await self._attempt(request, endpoint)
+                endpoint.pace.succeed()
+                return Answer(request=request, completions=completions, error=None, num_cached_tokens=cached)
+            except (openai.OpenAIError, ValueError, asyncio.TimeoutError) as error:
+                reason = self._reason(error, endpoint)
+                pause_s = _pause_s(error, attempts)
+                if pause_s is None:
+                    return _failed(request, reason)
+                if _is_pushed_back(error):
+                    endpoint.pace.push_back(number)
+                problem = error
+            finally:
+                self.endpoints.give_back(endpoint)
+            is_servers = _is_busy(problem) or (
+                isinstance(problem, openai.APIConnectionError) and not await self.endpoints.is_back(endpoint)
+            )
+            attempts += not is_servers
+            if attempts >= self.max_attempts:
+                return _failed(request, f"{reason}, tried {attempts} times")
+            waited_s = asyncio.get_running_loop().time() - started
+            if _is_busy(problem) and waited_s > self.endpoints.wait_for_server_s:
+                return _failed(request, f"{reason}, tried for {waited_s:.0f} s")
+            await asyncio.sleep(pause_s)
+            endpoint, number = await self.endpoints.take()
+
+    async def _attempt(self, request: Request, endpoint: Endpoint) -> Parsed:
+        is_chat = request.chat is not None
+        body = (
+            chat_body(request, model=self.model)
+            if is_chat
+            else completion_body(request, model=self.model, stop_ids=self.stop_ids)
         )
-        return _parse_completions(response.content, request)
+        sent = endpoint.client.post(
+            "/chat/completions" if is_chat else "/completions", body=body, cast_to=openai.HttpxBinaryResponseContent
+        )
+        # The client's own limit bounds each read, and a slow drip never ends.
+        response = await asyncio.wait_for(sent, self.request_timeout_s)
+        if is_chat:
+            return parse_chat(response.content, request), cached_tokens(load_body(response.content).get("usage") or {})
+        return parse_completions(response.content, request)
 
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, openai.APITimeoutError):
-            reason = f"no answer within {self.request_timeout_s:g} s, tried {MAX_RETRIES + 1} times"
+    def _reason(self, error: Exception, endpoint: Endpoint) -> str:
+        if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
+            reason = f"no answer within {self.request_timeout_s:g} s"
         elif isinstance(error, openai.APIConnectionError):
-            reason = f"no connection to {self.base_url} ({error.__cause__ or error}), tried {MAX_RETRIES + 1} times"
+            reason = f"no connection to {endpoint.base_url} ({error.__cause__ or error})"
         elif isinstance(error, openai.APIStatusError):
             reason = f"HTTP {error.status_code}: {_server_message(error)}"
         else:
             reason = f"unusable answer from the server: {error}"
-        return _without_key(reason, self.client.api_key)[:MAX_REASON_LENGTH]
+        return _without_key(reason, endpoint.client.api_key)[:MAX_REASON_LENGTH]
+
+
+def _failed(request: Request, reason: str) -> Answer:
+    return Answer(request=request, completions=(), error=reason)
+
+
+def _next_group(answers: SimpleQueue[Answer | None]) -> tuple[list[Answer], bool]:
+    """All that is ready, at least one, and whether more may come."""
+    group: list[Answer] = []
+    answer = answers.get()
+    while answer is not None:
+        group.append(answer)
+        try:
+            answer = answers.get_nowait()
+        except Empty:
+            return group, True
+    return group, False
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, openai.APIStatusError) and error.status_code in BUSY
+
+
+def _is_pushed_back(error: Exception) -> bool:
+    return _is_busy(error) or isinstance(error, asyncio.TimeoutError | openai.APITimeoutError)
+
+
+def _pause_s(error: Exception, attempts: int) -> float | None:
+    """How long to wait before the next attempt; None if another would end alike."""
+    longer = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**attempts) * random.uniform(0.5, 1.0)
+    if isinstance(error, openai.APIStatusError):
+        if _is_busy(error):
+            return max(_retry_after_s(error), longer)
+        return longer if error.status_code in WORTH_RETRYING or error.status_code > 504 else None
+    is_passing = isinstance(error, openai.APIConnectionError | asyncio.TimeoutError | TornBody)
+    return longer if is_passing else None
+
+
+def _retry_after_s(error: openai.APIStatusError) -> float:
+    """What the server asks for, in seconds; 0 if nothing or a date, which is seldom near."""
+    try:
+        return min(60.0, max(0.0, float(error.response.headers.get("retry-after", "0"))))
+    except ValueError:
+        return 0.0
 
 
 class _Background:
@@ -184,10 +284,11 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _close(client: AsyncOpenAI, background: _Background) -> None:
+def _close(endpoints: Sequence[Endpoint], background: _Background) -> None:
     if background.loop.is_closed():
         return
-    background.run(client.close())
+    for endpoint in endpoints:
+        background.run(endpoint.client.close())
     background.stop()
 
 
@@ -231,33 +332,6 @@ def _why_no_models(error: Exception, *, has_key: bool) -> str:
     return (
         f"no list of models at /models there ({found}); give an OpenAI-compatible server's address, which ends in /v1"
     )
-
-
-def _parse_completions(body: bytes, request: Request) -> tuple[Completion, ...]:
-    """One `Completion` per sample, in the samples' order. `ValueError` says what is wrong with the body."""
-    try:
-        reply = json.loads(body)
-        choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
-        total = int(reply["usage"]["completion_tokens"])
-        unfinished = [choice["finish_reason"] for choice in choices if choice["finish_reason"] not in FINISH_REASONS]
-        if unfinished:
-            raise ValueError(f"a sample ended with {unfinished[0]!r}")
-        completions = tuple(
-            Completion(
-                text=str(choice["text"]),
-                finish_reason=FINISH_REASONS[choice["finish_reason"]],
-                num_prompt_tokens=len(request.prompt_ids),
-                num_completion_tokens=total if len(choices) == 1 else len(choice["token_ids"]),
-            )
-            for choice in choices
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
-        ) from None
-    if len(completions) != request.num_samples:
-        raise ValueError(f"{len(completions)} completions where {request.num_samples} were asked for")
-    return completions
 
 
 def _server_message(error: openai.APIStatusError) -> str:

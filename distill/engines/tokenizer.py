@@ -23,3 +23,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     if why is not None:
         raise ConfigError(f"model {name!r}: {why}")
     return tokenizer
+
+
+def why_other_tokens(one: PreTrainedTokenizerFast, other: PreTrainedTokenizerFast) -> str | None:
+    """None if both give every id to the same token, else what differs first."""
+    first, second = one.get_vocab(), other.get_vocab()
+    if first == second:
+        return None
+    if len(first) != len(second):
+        return f"{len(first)} tokens and {len(second)}"
+    token = min(token for token in first if second.get(token) != first[token])
+    return f"token {token!r} is {first[token]} and {second.get(token)}"

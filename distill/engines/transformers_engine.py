@@ -9,7 +9,7 @@ Legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ from distill.chat import stop_ids
 from distill.config import ConfigError, model_path
 from distill.engines.protocol import Answer, Request
 from distill.engines.tokenizer import load_tokenizer
-from distill.records import Completion
+from distill.records import Completion, TokenLogprobs
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SAMPLE_BYTES = 1 << 20
@@ -70,6 +70,7 @@ class Row:
     sample: int
     generator: torch.Generator
     ids: list[int] = field(default_factory=list)
+    top: list[tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +82,25 @@ class TransformersEngine:
     tokenizer: PreTrainedTokenizerFast
     batch_tokens: int
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Answers in order of falling length. A request longer than the model's context is answered with an error."""
+    def complete(self, requests: Iterable[Request]) -> Iterator[Sequence[Answer]]:
+        """Answers in order of falling length, a batch at a time. A request longer than the model's context is answered with an error."""
         limit = self.network.config.max_position_embeddings
         fitting: list[Request] = []
         for request in requests:
-            needed = len(request.prompt_ids) + request.max_new_tokens
-            if needed > limit:
-                yield Answer(
-                    request=request, completions=(), error=f"needs {needed} tokens, the model's context is {limit}"
-                )
+            why = _why_refused(request, limit)
+            if why is not None:
+                yield [Answer(request=request, completions=(), error=why)]
+            elif request.scored_ids is not None:
+                yield [Answer(request=request, completions=(self._score(request),), error=None)]
             else:
                 fitting.append(request)
         for batch in _batches(fitting, self.batch_tokens):
-            yield from self._answer(batch)
+            yield self._answer(batch)
 
     def close(self) -> None:
         """Nothing is held outside this object."""
 
-    def _answer(self, batch: Sequence[Request]) -> Iterator[Answer]:
+    def _answer(self, batch: Sequence[Request]) -> list[Answer]:
         rows = [
             Row(request, sample, _generator(request, sample))
             for request in batch
@@ -109,8 +110,26 @@ class TransformersEngine:
         by_request: dict[str, list[Completion]] = {}
         for row in rows:
             by_request.setdefault(row.request.key, []).append(self._completion(row))
-        for request in batch:
-            yield Answer(request=request, completions=tuple(by_request[request.key]), error=None)
+        return [Answer(request=request, completions=tuple(by_request[request.key]), error=None) for request in batch]
+
+    @torch.inference_mode()
+    def _score(self, request: Request) -> Completion:
+        """Log-probabilities of `scored_ids` behind the prompt, in one forward pass."""
+        assert request.scored_ids is not None
+        ids = torch.tensor([[*request.prompt_ids, *request.scored_ids]], device=self.network.device)
+        num_scored = len(request.scored_ids)
+        logits_TV = self.network(input_ids=ids, logits_to_keep=num_scored + 1).logits[0, :-1].float()
+        top = [
+            _top(logprobs_V, token, request.num_logprobs)
+            for logprobs_V, token in zip(logits_TV.log_softmax(dim=1), request.scored_ids, strict=True)
+        ]
+        return Completion(
+            text="",
+            finish_reason="stop",
+            num_prompt_tokens=len(request.prompt_ids),
+            num_completion_tokens=num_scored,
+            logprobs=_token_logprobs(request.scored_ids, top),
+        )
 
     @torch.inference_mode()
     def _decode(self, rows: Sequence[Row]) -> None:
@@ -133,8 +152,10 @@ class TransformersEngine:
             )
             logits_BV = output.logits[:, -1].float()
             next_B = _choose(logits_BV, active)
-            for row, token in zip(active, next_B.tolist(), strict=True):
+            for index, (row, token) in enumerate(zip(active, next_B.tolist(), strict=True)):
                 row.ids.append(token)
+                if row.request.num_logprobs:
+                    row.top.append(_top(logits_BV[index].log_softmax(dim=0), token, row.request.num_logprobs))
             going = [
                 index
                 for index, row in enumerate(active)
@@ -158,7 +179,36 @@ class TransformersEngine:
             finish_reason="stop" if stopped else "length",
             num_prompt_tokens=len(row.request.prompt_ids),
             num_completion_tokens=len(row.ids),
+            logprobs=_token_logprobs(row.ids, row.top) if row.request.num_logprobs else None,
         )
+
+
+def _why_refused(request: Request, limit: int) -> str | None:
+    needed = len(request.prompt_ids) + len(request.scored_ids or ()) + request.max_new_tokens * (not request.scored_ids)
+    if needed > limit:
+        return f"needs {needed} tokens, the model's context is {limit}"
+    if request.sampling_parameters:
+        return f"the in-process engine knows no {', '.join(request.sampling_parameters)}; use engine `server`"
+    return None
+
+
+def _top(logprobs_V: Tensor, token: int, count: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The `count` likeliest ids and their log-probabilities, likeliest first, and the text's own where it is none of them."""
+    values, ids = logprobs_V.topk(count)
+    pairs = list(zip(ids.tolist(), values.tolist(), strict=True))
+    if token not in ids.tolist():
+        pairs.append((token, float(logprobs_V[token])))
+    return tuple(found for found, _ in pairs), tuple(value for _, value in pairs)
+
+
+def _token_logprobs(
+    token_ids: Sequence[int], top: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]
+) -> TokenLogprobs:
+    return TokenLogprobs(
+        token_ids=tuple(token_ids),
+        top_ids=tuple(ids for ids, _ in top),
+        top_logprobs=tuple(values for _, values in top),
+    )
 
 
 def _batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Request]]:

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from distill.calls.match import canonical_key, match
-from distill.calls.parse import ParseError, looks_like_calls, parse_calls
-from distill.calls.render import render_calls
 from distill.config import Config
-from distill.json_schema import why_not_allowed
+from distill.reading import read_completion
 from distill.records import (
     Annotation,
     Completion,
-    DataError,
     Example,
     JsonValue,
     Prompt,
     Reject,
-    ToolCall,
     category_of,
     content_id,
 )
 from distill.run_dir import finish_stage, read_rows, set_state, stage_hash, start_stage, write_stage_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one completion says: calls (none for a refusal) with the text to train on, or why it cannot be used."""
-
-    calls: tuple[ToolCall, ...]
-    reply: str
-    reason: str | None
-    detail: str
 
 
 def run_curate(run: Path, config: Config, *, redo: bool) -> None:
@@ -94,28 +79,6 @@ def curate_prompt(prompt: Prompt, completions: Sequence[Completion], *, min_agre
         tools_span=prompt.tools_span, category=category_of(len(prompt.tools), chosen.calls), reply=chosen.reply, calls=chosen.calls,
         weight=agreement, lineage=None,
     )  # fmt: skip
-
-
-def read_completion(completion: Completion, prompt: Prompt) -> Reading:
-    """Parse and check one completion. Text without anything like a call is a refusal or a question and is kept as such."""
-    text = completion.text.strip()
-    if completion.finish_reason == "length":
-        return Reading((), text, "truncated", "the completion ended at annotate.max_new_tokens")
-    if not text:
-        return Reading((), text, "empty", "the completion is empty")
-    if not looks_like_calls(text):
-        return Reading((), text, None, "")
-    try:
-        calls = parse_calls(text, mode="strict")
-    except ParseError as error:
-        return Reading((), text, "malformed_call", f"{error}: {text[:200]}")
-    try:
-        problem = why_not_allowed(calls, prompt.tools)
-    except DataError as error:
-        return Reading(calls, text, "bad_tool_schema", str(error))
-    if problem is not None:
-        return Reading(calls, text, "invalid_call", f"{problem.message}: {text[:200]}")
-    return Reading(calls, render_calls(calls), None, "")
 
 
 def _disagrees(example: Example, prompt: Prompt) -> bool:

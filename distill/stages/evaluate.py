@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
+
 from distill.calls.match import score_text
 from distill.config import Config, model_path
 from distill.engines.choose import open_teacher, teacher_tokenizer
 from distill.engines.protocol import Answer, Engine
 from distill.engines.request_log import complete_durably
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.tokenizer import load_tokenizer
 from distill.engines.transformers_engine import fingerprint, open_transformers
 from distill.evaluation.accuracy import BASE, TEACHER, seeded_model_name
@@ -31,11 +33,13 @@ from distill.run_dir import (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model to be evaluated: its name in predictions, whose tokenizer renders its prompts, and how to open it."""
+    """A model to be evaluated: its name in predictions, how to open it, and how its prompts are rendered."""
 
     name: str
-    tokenizer: str
     open: Callable[[], Engine]
+    tokenizer: Callable[[], PreTrainedTokenizerFast | None]
+    date_line: str | None = None
+    native_tools: bool = False
 
 
 def run_evaluate(run: Path, config: Config, *, redo: bool) -> None:
@@ -110,8 +114,16 @@ def _candidates(run: Path, config: Config) -> list[Candidate]:
         names = [seeded_model_name(student, seed) for student in config.train.students for seed in config.train.seeds]
         candidates += [_student(name, str(run / "train" / name / "merged"), config) for name in names]
     if "teacher" in config.evaluate.models:
-        tokenizer = teacher_tokenizer(config.teacher)
-        candidates.append(Candidate(name=TEACHER, tokenizer=tokenizer, open=lambda: open_teacher(config.teacher)))
+        teacher = config.teacher
+        candidates.append(
+            Candidate(
+                name=TEACHER,
+                open=lambda: open_teacher(teacher, run / "evaluate"),
+                tokenizer=lambda: teacher_tokenizer(teacher),
+                date_line=teacher.date_line,
+                native_tools=teacher.tools == "native",
+            )
+        )
     return candidates
 
 
@@ -119,8 +131,8 @@ def _student(name: str, model: str, config: Config) -> Candidate:
     evaluate = config.evaluate
     return Candidate(
         name=name,
-        tokenizer=model,
         open=lambda: open_transformers(model, dtype=evaluate.dtype, batch_tokens=evaluate.batch_tokens),
+        tokenizer=lambda: load_tokenizer(model),
     )
 
 
@@ -132,23 +144,19 @@ def _ask(
     bar: Progress,
 ) -> list[Answer]:
     """One answer per prompt, in the order of the prompts. The engine is open no longer than that."""
-    tokenizer = load_tokenizer(candidate.tokenizer)
     log = folder / f"requests-{candidate.name}.jsonl"
+    tokenizer = candidate.tokenizer()
     engine = candidate.open()
     try:
-        requests = [
-            make_request(
-                prompt.id,
-                prompt.messages,
-                tokenizer,
-                model=engine.model,
-                num_samples=1,
-                sampling_temperature=0.0,
-                max_new_tokens=config.evaluate.max_new_tokens,
-                run_seed=config.run.seed,
-            )
-            for prompt in prompts
-        ]
+        asking = Asking(
+            model=engine.model,
+            tokenizer=tokenizer,
+            run_seed=config.run.seed,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            date_line=candidate.date_line,
+            native_tools=candidate.native_tools,
+        )
+        requests = [asking.prompt_request(prompt, prompt.messages) for prompt in prompts]
         answers = complete_durably(engine, requests, log, lambda _: bar.advance())
     finally:
         engine.close()

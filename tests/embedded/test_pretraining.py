@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from random import Random
 
 import pytest
@@ -15,7 +16,7 @@ from distill.embedded.corpus import corpus_texts, draw_conversation
 from distill.embedded.customer import customer_prompts
 from distill.embedded.examine import examine, messages_of
 from distill.embedded.tokenizer import train_tokenizer
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.transformers_engine import TransformersEngine
 
 
@@ -120,8 +121,8 @@ def test_an_examination_counts_every_prompt_once_and_agrees_with_greedy_decoding
         optimizer.step()
         optimizer.zero_grad()
     engine = TransformersEngine(model="tiny", network=model.eval(), tokenizer=tokenizer, batch_tokens=8192)
-    settings = {"num_samples": 1, "max_new_tokens": 200, "run_seed": 0}
-    request = make_request("one", messages_of(prompt), tokenizer, model="tiny", sampling_temperature=0.0, **settings)
-    (answer,) = engine.complete([request])
+    asking = Asking(model="tiny", tokenizer=tokenizer, run_seed=0, max_new_tokens=200)
+    request = asking.request("one", messages_of(prompt))
+    (answer,) = chain.from_iterable(engine.complete([request]))
     assert answer.completions[0].text == reply_text(prompt.request.calls, TARGET)
     assert examine(model, tokenizer, per_category=3, seed=0)[0].exact >= 1

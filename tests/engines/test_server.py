@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from random import Random
 from string import printable
 
@@ -28,7 +29,7 @@ OTHER_KEY = "sk-test-2718281828459045"
 TEXTS = ["Find a film by title and year.", "movies.search(title='Alien', year=1979)", "Which concerts are on tonight?"]
 
 pytestmark = pytest.mark.timeout(600)
-open_quickly = partial(open_server, max_concurrency=8, request_timeout_s=120.0)
+open_quickly = partial(open_server, max_concurrency=8, request_timeout_s=120.0, max_attempts=3, wait_for_server_s=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def server(
 
 @pytest.fixture
 def engine(server: VllmServer, tokenizer: PreTrainedTokenizerFast) -> Iterator[ServerEngine]:
-    opened = open_quickly(base_url=server.base_url, model=server.model, api_key=KEY, stop_ids=stop_ids(tokenizer))
+    opened = open_quickly(base_urls=[server.base_url], model=server.model, api_key=KEY, stop_ids=stop_ids(tokenizer))
     yield opened
     opened.close()
 
@@ -123,7 +124,9 @@ def test_greedy_completions_equal_transformers(
     make_requests: Callable[[int], list[Request]],
 ) -> None:
     requests = make_requests(20)
-    completions = {answer.request.key: answer.completions[0] for answer in engine.complete(requests)}
+    completions = {
+        answer.request.key: answer.completions[0] for answer in chain.from_iterable(engine.complete(requests))
+    }
     expected_ids = {request.key: _greedy_ids(network, request, stop_ids(tokenizer)) for request in requests}
     for request in requests:
         ids, completion = expected_ids[request.key], completions[request.key]
@@ -140,9 +143,9 @@ def test_sample_k_is_the_single_sample_of_seed_plus_k(
     engine: ServerEngine, make_requests: Callable[[int], list[Request]]
 ) -> None:
     request = replace(make_requests(1)[0], num_samples=3, sampling_temperature=1.0, max_new_tokens=24)
-    (together,) = engine.complete([request])
+    (together,) = chain.from_iterable(engine.complete([request]))
     singly = [replace(request, key=str(k), num_samples=1, seed=request.seed + k) for k in range(3)]
-    by_key = {answer.request.key: answer for answer in engine.complete(singly)}
+    by_key = {answer.request.key: answer for answer in chain.from_iterable(engine.complete(singly))}
     assert together.error is None
     assert together.completions == tuple(by_key[str(k)].completions[0] for k in range(3))
     assert len({completion.text for completion in together.completions}) == 3
@@ -155,7 +158,7 @@ def test_a_bad_request_is_answered_with_its_error_and_stops_no_other(
     requests = make_requests(8)
     requests[2] = replace(requests[2], prompt_ids=requests[2].prompt_ids * 200)
     requests[5] = replace(requests[5], prompt_ids=(*requests[5].prompt_ids, 10**6))
-    answers = list(engine.complete(requests))
+    answers = list(chain.from_iterable(engine.complete(requests)))
     errors = {answer.request.key: answer.error for answer in answers if answer.error is not None}
     assert sorted(answer.request.key for answer in answers) == sorted(request.key for request in requests)
     assert set(errors) == {"key-2", "key-5"}
@@ -168,16 +171,15 @@ def test_a_bad_request_is_answered_with_its_error_and_stops_no_other(
 def test_requests_are_sent_in_order_of_their_token_ids(
     server: VllmServer, tokenizer: PreTrainedTokenizerFast, make_requests: Callable[[int], list[Request]]
 ) -> None:
-    one_at_a_time = open_server(
-        base_url=server.base_url,
+    one_at_a_time = open_quickly(
+        base_urls=[server.base_url],
         model=server.model,
         api_key=KEY,
         max_concurrency=1,
-        request_timeout_s=120.0,
         stop_ids=stop_ids(tokenizer),
     )
     requests = [replace(request, max_new_tokens=1) for request in make_requests(6)]
-    sent = [answer.request.prompt_ids for answer in one_at_a_time.complete(requests)]
+    sent = [answer.request.prompt_ids for answer in chain.from_iterable(one_at_a_time.complete(requests))]
     one_at_a_time.close()
     assert sent == sorted(request.prompt_ids for request in requests)
 
@@ -190,8 +192,8 @@ def test_a_dropped_iterator_leaves_the_engine_usable_and_close_ends_its_thread(
     answers = engine.complete(requests)
     next(answers)
     del answers
-    assert len(list(engine.complete(requests[:2]))) == 2
-    assert list(engine.complete([])) == []
+    assert len(list(chain.from_iterable(engine.complete(requests[:2])))) == 2
+    assert list(chain.from_iterable(engine.complete([]))) == []
     engine.close()
     engine.close()
     assert not engine.background.thread.is_alive()
@@ -200,14 +202,14 @@ def test_a_dropped_iterator_leaves_the_engine_usable_and_close_ends_its_thread(
 @pytest.mark.vllm
 def test_a_model_that_is_not_served_is_named_with_those_that_are(server: VllmServer) -> None:
     with pytest.raises(ConfigError, match=r"'llama-405b'.*serves 'random-llama'.*--served-model-name llama-405b"):
-        open_quickly(base_url=server.base_url, model="llama-405b", api_key=KEY, stop_ids=())
+        open_quickly(base_urls=[server.base_url], model="llama-405b", api_key=KEY, stop_ids=())
 
 
 @pytest.mark.vllm
 @pytest.mark.parametrize(("key", "found"), [(OTHER_KEY, "refuses the API key"), (None, "wants an API key")])
 def test_a_refused_key_is_reported_and_never_shown(server: VllmServer, key: str | None, found: str) -> None:
     with pytest.raises(ConfigError, match=f"{found}.*api_key_env") as caught:
-        open_quickly(base_url=server.base_url, model=server.model, api_key=key, stop_ids=())
+        open_quickly(base_urls=[server.base_url], model=server.model, api_key=key, stop_ids=())
     assert OTHER_KEY not in str(caught.value)
 
 
@@ -219,12 +221,12 @@ def test_the_key_is_not_in_the_engines_repr(engine: ServerEngine) -> None:
 def test_no_server_at_the_address() -> None:
     address = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ConfigError, match=rf"{address}: no server answers there .*start it"):
-        open_quickly(base_url=address, model="any", api_key=KEY, stop_ids=())
+        open_quickly(base_urls=[address], model="any", api_key=KEY, stop_ids=())
 
 
 def test_a_server_of_another_kind_is_refused_and_its_echo_of_the_key_removed() -> None:
     with _echoing_server() as address, pytest.raises(ConfigError, match="no list of models at /models") as caught:
-        open_quickly(base_url=address, model="any", api_key=KEY, stop_ids=())
+        open_quickly(base_urls=[address], model="any", api_key=KEY, stop_ids=())
     assert KEY not in str(caught.value)
 
 
@@ -239,14 +241,14 @@ def test_a_server_of_another_kind_is_refused_and_its_echo_of_the_key_removed() -
 )
 def test_an_unusable_address_is_refused_before_anything_is_asked(base_url: str, found: str) -> None:
     with pytest.raises(ConfigError, match=found) as caught:
-        open_quickly(base_url=base_url, model="any", api_key=None, stop_ids=())
+        open_quickly(base_urls=[base_url], model="any", api_key=None, stop_ids=())
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", f"{KEY}é"])
 def test_a_key_that_fits_no_header_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ConfigError, match="white space or characters outside ASCII") as caught:
-        open_quickly(base_url="http://localhost:8000/v1", model="any", api_key=key, stop_ids=())
+        open_quickly(base_urls=["http://localhost:8000/v1"], model="any", api_key=key, stop_ids=())
     assert KEY not in str(caught.value)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from distill.config import load_config, model_path
 from distill.embedded.customer import write_customer_files
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.transformers_engine import open_transformers
 from distill.instructions.jobs import JOBS, instruction, split_request_and_calls
 from distill.records import Annotation, Message
@@ -71,14 +72,17 @@ def test_the_embedded_teacher_does_its_other_jobs_in_the_asked_form() -> None:
         "judge": f'Request: {request}\nCalls: [find_films(director="Nora Lund")]',
     }
     engine = open_transformers("embedded:teacher", dtype="float32", batch_tokens=4096)
+    asking = Asking(model=engine.model, tokenizer=engine.tokenizer, run_seed=0, max_new_tokens=96)
     requests = [
-        make_request(
-            job, [Message("system", instruction(job, "compact", tools_text=tools)), Message("user", user[job])], engine.tokenizer,
-            model=engine.model, num_samples=1, sampling_temperature=0.0, max_new_tokens=96, run_seed=0,
+        asking.request(
+            job, [Message("system", instruction(job, "compact", tools_text=tools)), Message("user", user[job])]
         )
         for job in JOBS
-    ]  # fmt: skip
-    replies = {answer.request.prompt_id: answer.completions[0].text for answer in engine.complete(requests)}
+    ]
+    replies = {
+        answer.request.prompt_id: answer.completions[0].text
+        for answer in chain.from_iterable(engine.complete(requests))
+    }
     written = split_request_and_calls(replies["new_request"])
     assert written is not None and "find_films(" in written[1]
     assert "Nora Lund" in replies["paraphrase"]

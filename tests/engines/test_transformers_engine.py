@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from distill.chat import stop_ids
 from distill.config import ConfigError
 from distill.engines.protocol import Answer, Request
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.transformers_engine import TransformersEngine, fingerprint, open_transformers
 from distill.records import Completion, FinishReason, Message
 from tests.customer_world import customer_prompts
@@ -43,10 +44,15 @@ def ragged(engine: TransformersEngine) -> list[Request]:
 def ask(
     engine: TransformersEngine, text: str, *, temperature: float = 0.0, num_samples: int = 1, run_seed: int = 0
 ) -> Request:
-    return make_request(
-        text, [Message("user", text)], engine.tokenizer, model=engine.model, num_samples=num_samples, sampling_temperature=temperature,
-        max_new_tokens=20, run_seed=run_seed,
-    )  # fmt: skip
+    asking = Asking(
+        model=engine.model,
+        tokenizer=engine.tokenizer,
+        run_seed=run_seed,
+        max_new_tokens=20,
+        num_samples=num_samples,
+        sampling_temperature=temperature,
+    )
+    return asking.request(text, [Message("user", text)])
 
 
 def with_batches(engine: TransformersEngine, batch_tokens: int) -> TransformersEngine:
@@ -75,7 +81,7 @@ def generated(engine: TransformersEngine, request: Request) -> Completion:
 
 
 def test_a_ragged_batch_is_answered_as_by_generate(engine: TransformersEngine, ragged: list[Request]) -> None:
-    answers = by_key(list(engine.complete(ragged)))
+    answers = by_key(list(chain.from_iterable(engine.complete(ragged))))
     assert answers == {request.key: (generated(engine, request),) for request in ragged}
     reasons = {completion.finish_reason for completions in answers.values() for completion in completions}
     assert reasons == {"stop", "length"}, "both ways to end are seen"
@@ -88,8 +94,8 @@ def test_a_ragged_batch_is_answered_as_by_generate(engine: TransformersEngine, r
 def test_neighbours_do_not_change_an_answer(
     batch_tokens: int, engine: TransformersEngine, ragged: list[Request]
 ) -> None:
-    together = by_key(list(engine.complete(ragged)))
-    assert by_key(list(with_batches(engine, batch_tokens).complete(ragged[::-1]))) == together
+    together = by_key(list(chain.from_iterable(engine.complete(ragged))))
+    assert by_key(list(chain.from_iterable(with_batches(engine, batch_tokens).complete(ragged[::-1])))) == together
 
 
 def said_in(answers: dict[str, tuple[Completion, ...]]) -> list[str]:
@@ -100,36 +106,38 @@ def said_in(answers: dict[str, tuple[Completion, ...]]) -> list[str]:
 def test_samples_can_be_drawn_again_alone(engine: TransformersEngine) -> None:
     texts = [prompt.request.text for prompt in customer_prompts(5, seed=7)]
     requests = [ask(engine, text, temperature=1.0, num_samples=3) for text in texts]
-    together = by_key(list(engine.complete(requests)))
+    together = by_key(list(chain.from_iterable(engine.complete(requests))))
     for request in requests:
-        (again,) = with_batches(engine, 1).complete([request])
+        (again,) = chain.from_iterable(with_batches(engine, 1).complete([request]))
         assert again.completions == together[request.key]
         for sample, completion in enumerate(again.completions):
-            (alone,) = engine.complete([replace(request, num_samples=1, seed=request.seed + sample)])
+            (alone,) = chain.from_iterable(
+                engine.complete([replace(request, num_samples=1, seed=request.seed + sample)])
+            )
             assert alone.completions == (completion,), "sample k uses seed + k"
     said = said_in(together)
     assert len(said) >= 10 and len(set(said)) == len(said)
     others = [ask(engine, text, temperature=1.0, num_samples=3, run_seed=1) for text in texts]
-    assert not set(said_in(by_key(list(engine.complete(others))))) & set(said)
+    assert not set(said_in(by_key(list(chain.from_iterable(engine.complete(others)))))) & set(said)
 
 
 def test_greedy_and_sampled_requests_may_share_a_batch(engine: TransformersEngine) -> None:
     greedy, sampled = ask(engine, "Find Heat."), ask(engine, "Find Ran.", temperature=1.0)
-    together = by_key(list(engine.complete([greedy, sampled])))
+    together = by_key(list(chain.from_iterable(engine.complete([greedy, sampled]))))
     assert together[greedy.key] == (generated(engine, greedy),)
-    assert together[sampled.key] == next(iter(engine.complete([sampled]))).completions
+    assert together[sampled.key] == next(iter(chain.from_iterable(engine.complete([sampled])))).completions
 
 
 def test_what_does_not_fit_is_answered_with_an_error_and_the_rest_as_ever(engine: TransformersEngine) -> None:
     limit = engine.network.config.max_position_embeddings
     short, long = ask(engine, "Find Heat."), ask(engine, "so long " * 1200)
     exact = replace(short, key="exact", max_new_tokens=limit - len(short.prompt_ids) + 1)
-    answers = {answer.request.key: answer for answer in engine.complete([long, short, exact])}
+    answers = {answer.request.key: answer for answer in chain.from_iterable(engine.complete([long, short, exact]))}
     assert answers[short.key].completions == (generated(engine, short),)
     assert (answers[long.key].completions, answers[exact.key].completions) == ((), ())
     assert answers[long.key].error == f"needs {len(long.prompt_ids) + 20} tokens, the model's context is {limit}"
     assert answers[exact.key].error == f"needs {limit + 1} tokens, the model's context is {limit}"
-    assert list(engine.complete([])) == []
+    assert list(chain.from_iterable(engine.complete([]))) == []
 
 
 def test_a_key_tells_apart_everything_that_determines_an_answer(engine: TransformersEngine) -> None:
@@ -149,11 +157,12 @@ def test_a_key_tells_apart_everything_that_determines_an_answer(engine: Transfor
         {"run_seed": 1},
     ]
     requests = [
-        make_request("p", [Message("user", "Hi")], engine.tokenizer, **{**base, **change}) for change in changes
+        Asking(tokenizer=engine.tokenizer, **{**base, **change}).request("p", [Message("user", "Hi")])
+        for change in changes
     ]
-    other_text = make_request("p", [Message("user", "Ho")], engine.tokenizer, **base)
-    other_prompt = make_request("q", [Message("user", "Hi")], engine.tokenizer, **base)
-    again = make_request("p", [Message("user", "Hi")], engine.tokenizer, **base)
+    other_text = Asking(tokenizer=engine.tokenizer, **base).request("p", [Message("user", "Ho")])
+    other_prompt = Asking(tokenizer=engine.tokenizer, **base).request("q", [Message("user", "Hi")])
+    again = Asking(tokenizer=engine.tokenizer, **base).request("p", [Message("user", "Hi")])
     assert len({request.key for request in (*requests, other_text, other_prompt)}) == len(changes) + 2
     assert again == requests[0]
 

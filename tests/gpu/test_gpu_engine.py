@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distill.embedded.tokenizer import train_tokenizer
 from distill.engines.protocol import Request
-from distill.engines.requests import make_request
+from distill.engines.requests import Asking
 from distill.engines.transformers_engine import TransformersEngine
 from distill.records import Completion, Message
 
@@ -34,16 +35,15 @@ def test_the_gpu_answers_as_the_cpu(num_samples: int, temperature: float) -> Non
 
 def _request(number: int, tokenizer: PreTrainedTokenizerFast, num_samples: int, temperature: float) -> Request:
     content = " ".join(Random(number).choices(" ".join(TEXTS).split(), k=4 + number))
-    return make_request(
-        f"prompt-{number}",
-        [Message(role="user", content=content)],
-        tokenizer,
+    asking = Asking(
         model="random",
+        tokenizer=tokenizer,
+        run_seed=0,
+        max_new_tokens=48,
         num_samples=num_samples,
         sampling_temperature=temperature,
-        max_new_tokens=48,
-        run_seed=0,
     )
+    return asking.request(f"prompt-{number}", [Message(role="user", content=content)])
 
 
 def _answers(
@@ -52,7 +52,9 @@ def _answers(
     engine = TransformersEngine(
         model="random", network=_network(tokenizer).to(device), tokenizer=tokenizer, batch_tokens=512
     )
-    answers = {answer.request.prompt_id: answer.completions for answer in engine.complete(requests)}
+    answers = {
+        answer.request.prompt_id: answer.completions for answer in chain.from_iterable(engine.complete(requests))
+    }
     engine.close()
     assert answers.keys() == {request.prompt_id for request in requests}
     return answers

@@ -174,7 +174,7 @@ def test_a_prompt_without_an_answer_is_a_reject_and_too_many_stop_the_stage(llam
     ):
         annotate(config)
     folder = tmp_path / "run" / "annotate"
-    assert {item.name for item in folder.iterdir()} == {"inputs.json", "requests.jsonl"}
+    assert {item.name for item in folder.iterdir()} == {"inputs.json", "requests.jsonl", "usage.json"}
     paid = (folder / "requests.jsonl").read_bytes()
     annotate(config, "annotate.max_error_rate=0.1")
     assert (folder / "requests.jsonl").read_bytes() == paid

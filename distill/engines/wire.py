@@ -1,0 +1,143 @@
+"""Requests in, bodies of `/completions` out; a server's answers in, completions out. Pure: nothing is sent here.
+
+Every sampling parameter that a server would otherwise take from the model's `generation_config.json` is sent with its neutral value:
+what is sampled from is the model's own distribution, as in the in-process engine. Log-probabilities travel by token id, since tokens
+that decode alike would fall together by text (vLLM issue 44319).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.engines.protocol import Request
+from distill.records import Completion, FinishReason, JsonObject, TokenLogprobs
+
+FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+ID_MARK = "token_id:"
+
+
+class TornBody(ValueError):
+    """A body that is cut off or says that the server gave up half-way: asking again may help."""
+
+
+def completion_body(request: Request, *, model: str, stop_ids: Sequence[int]) -> JsonObject:
+    """What is asked: completions of the prompt, or, with `scored_ids`, the log-probabilities of what follows it."""
+    if request.scored_ids is not None:
+        return {
+            "model": model,
+            "prompt": [*request.prompt_ids, *request.scored_ids],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": request.num_logprobs,
+        }
+    body: JsonObject = {
+        "model": model,
+        "prompt": list(request.prompt_ids),
+        "n": request.num_samples,
+        "max_tokens": request.max_new_tokens,
+        "temperature": request.sampling_temperature,
+        "top_p": 1.0,
+        "seed": request.seed,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": list(stop_ids),
+        "skip_special_tokens": True,
+    }
+    # The usage block counts the tokens of all samples together; only the ids tell them apart.
+    if request.num_samples > 1 or request.num_logprobs:
+        body["return_token_ids"] = True
+    if request.num_logprobs:
+        body |= {"logprobs": request.num_logprobs, "return_tokens_as_token_ids": True}
+    return body | dict(request.sampling_parameters)
+
+
+def parse_completions(body: bytes, request: Request) -> tuple[tuple[Completion, ...], int | None]:
+    """One `Completion` per sample in the samples' order, and how many prompt tokens were cached. `ValueError` says what is wrong."""
+    reply = load_body(body)
+    try:
+        usage = reply["usage"]
+        if request.scored_ids is not None:
+            return (_scored(reply["choices"][0]["prompt_logprobs"], request),), cached_tokens(usage)
+        choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
+        completions = tuple(_completion(choice, request, len(choices), usage) for choice in choices)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
+        ) from None
+    if len(completions) != request.num_samples:
+        raise ValueError(f"{len(completions)} completions where {request.num_samples} were asked for")
+    return completions, cached_tokens(usage)
+
+
+def load_body(body: bytes) -> Any:
+    """The body as JSON; `TornBody` if it is none."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise TornBody(f"not JSON, or cut off ({error})") from None
+
+
+def cached_tokens(usage: Mapping[str, Any]) -> int | None:
+    """What `--enable-prompt-tokens-details` makes the server tell; None without it."""
+    details = usage.get("prompt_tokens_details")
+    return None if not details else details.get("cached_tokens")
+
+
+def finish_reason_of(said: object) -> FinishReason:
+    """`TornBody` for any end but a stop or the length limit: the server gave the sample up."""
+    if said not in FINISH_REASONS:
+        raise TornBody(f"a sample ended with {said!r}")
+    return FINISH_REASONS[str(said)]
+
+
+def _completion(choice: Mapping[str, Any], request: Request, num_choices: int, usage: Mapping[str, Any]) -> Completion:
+    return Completion(
+        text=str(choice["text"]),
+        finish_reason=finish_reason_of(choice["finish_reason"]),
+        num_prompt_tokens=len(request.prompt_ids),
+        num_completion_tokens=int(usage["completion_tokens"]) if num_choices == 1 else len(choice["token_ids"]),
+        logprobs=_logprobs(choice) if request.num_logprobs else None,
+    )
+
+
+def _logprobs(choice: Mapping[str, Any]) -> TokenLogprobs:
+    token_ids = tuple(choice["token_ids"])
+    places = [
+        sorted(((int(name.removeprefix(ID_MARK)), value) for name, value in place.items()), key=lambda item: -item[1])
+        for place in choice["logprobs"]["top_logprobs"]
+    ]
+    if len(places) != len(token_ids):
+        raise ValueError(f"log-probabilities of {len(places)} tokens, where the text has {len(token_ids)}")
+    return _token_logprobs(token_ids, places)
+
+
+def _scored(prompt_logprobs: Sequence[Mapping[str, Any] | None], request: Request) -> Completion:
+    assert request.scored_ids is not None
+    told = prompt_logprobs[len(request.prompt_ids) :]
+    if len(told) != len(request.scored_ids):
+        raise ValueError(f"log-probabilities of {len(told)} tokens, where {len(request.scored_ids)} were asked for")
+    places = [
+        sorted(((int(name), entry["logprob"]) for name, entry in (place or {}).items()), key=lambda item: -item[1])
+        for place in told
+    ]
+    return Completion(
+        text="",
+        finish_reason="stop",
+        num_prompt_tokens=len(request.prompt_ids),
+        num_completion_tokens=len(request.scored_ids),
+        logprobs=_token_logprobs(request.scored_ids, places),
+    )
+
+
+def _token_logprobs(token_ids: tuple[int, ...], places: Sequence[Sequence[tuple[int, float]]]) -> TokenLogprobs:
+    for token, place in zip(token_ids, places, strict=True):
+        if token not in (found for found, _ in place):
+            raise ValueError(f"token {token} has no log-probability of its own; ask with return_tokens_as_token_ids")
+    return TokenLogprobs(
+        token_ids=token_ids,
+        top_ids=tuple(tuple(found for found, _ in place) for place in places),
+        top_logprobs=tuple(tuple(value for _, value in place) for place in places),
+    )
