@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
+from pathlib import Path
 from random import Random
 from string import printable
 
@@ -19,9 +21,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from distill.chat import prompt_ids, stop_ids
 from distill.config import ConfigError
 from distill.embedded.tokenizer import train_tokenizer
-from distill.engines.protocol import Request
+from distill.engines.protocol import Answer, Request
 from distill.engines.server import ServerEngine, open_server
 from distill.records import Message
+from tests.fault_proxy import running_proxy
 from tests.vllm_server import StartVllm, VllmServer, free_port
 
 KEY = "sk-test-3141592653589793"
@@ -83,7 +86,8 @@ def server(
     folder = tmp_path_factory.mktemp("models") / "random-llama"
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return start_vllm(folder, "--dtype", "float32", "--enforce-eager", "--api-key", KEY)
+    flags = ("--max-logprobs", "-1", "--enable-prompt-tokens-details")
+    return start_vllm(folder, "--dtype", "float32", "--enforce-eager", "--api-key", KEY, *flags)
 
 
 @pytest.fixture
@@ -152,6 +156,79 @@ def test_sample_k_is_the_single_sample_of_seed_plus_k(
 
 
 @pytest.mark.vllm
+def test_log_probabilities_of_all_tokens_are_the_models_those_that_decode_alike_too(
+    engine: ServerEngine,
+    network: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    make_requests: Callable[[int], list[Request]],
+) -> None:
+    everything = len(tokenizer)
+    texts = [tokenizer.decode([index]) for index in range(everything)]
+    assert len(set(texts)) < everything, "some tokens decode alike"
+    requests = [
+        replace(request, num_logprobs=everything, num_samples=2, sampling_temperature=1.0, max_new_tokens=6)
+        for request in make_requests(4)
+    ]
+    for answer in chain.from_iterable(engine.complete(requests)):
+        assert answer.error is None and len(answer.completions) == 2
+        for completion in answer.completions:
+            told = completion.logprobs
+            assert told is not None and len(told.token_ids) == completion.num_completion_tokens == len(told.top_ids)
+            assert tokenizer.decode(told.token_ids, skip_special_tokens=True).startswith(completion.text)
+            expected = _logprobs_behind(network, answer.request.prompt_ids, told.token_ids)
+            for place, ids, values in zip(expected, told.top_ids, told.top_logprobs, strict=True):
+                assert sorted(ids) == list(range(everything))
+                assert list(values) == pytest.approx(place[list(ids)].tolist(), abs=2e-4)
+
+
+@pytest.mark.vllm
+def test_scores_are_the_models_log_probabilities_of_the_given_text(
+    engine: ServerEngine,
+    network: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    make_requests: Callable[[int], list[Request]],
+) -> None:
+    scored = tuple(tokenizer.encode("movies.search(title='Alien')", add_special_tokens=False)) + stop_ids(tokenizer)[:1]
+    requests = [replace(request, num_logprobs=3, scored_ids=scored) for request in make_requests(4)]
+    answers = list(chain.from_iterable(engine.complete(requests)))
+    assert len(answers) == 4
+    for answer in answers:
+        (completion,) = answer.completions
+        told = completion.logprobs
+        assert told is not None and told.token_ids == scored
+        expected = _logprobs_behind(network, answer.request.prompt_ids, scored)
+        for place, token, ids, values in zip(expected, scored, told.top_ids, told.top_logprobs, strict=True):
+            found = dict(zip(ids, values, strict=True))
+            assert found[token] == pytest.approx(float(place[token]), abs=2e-4)
+            assert set(place.topk(3).indices.tolist()) <= set(ids)
+
+
+@pytest.mark.vllm
+def test_a_beginning_that_was_read_before_is_told_as_cached(
+    engine: ServerEngine, make_requests: Callable[[int], list[Request]]
+) -> None:
+    (request,) = make_requests(1)
+    long = replace(request, prompt_ids=request.prompt_ids[:3] * 100 + request.prompt_ids, max_new_tokens=1)
+    first, again = (next(chain.from_iterable(engine.complete([long]))) for _ in range(2))
+    assert first.num_cached_tokens == 0 and again.num_cached_tokens is not None
+    assert len(long.prompt_ids) - 128 <= again.num_cached_tokens < len(long.prompt_ids)
+
+
+@pytest.mark.vllm
+def test_parameters_of_vllm_are_passed_through_by_name(
+    engine: ServerEngine, make_requests: Callable[[int], list[Request]]
+) -> None:
+    request = replace(make_requests(3)[2], sampling_temperature=2.0)
+    free, bound, unknown = (
+        next(chain.from_iterable(engine.complete([replace(request, sampling_parameters=parameters)])))
+        for parameters in ({}, {"top_k": 1}, {"top_k": "many"})
+    )
+    greedy = next(chain.from_iterable(engine.complete([replace(request, sampling_temperature=0.0)])))
+    assert bound.completions == greedy.completions != free.completions
+    assert unknown.error is not None and unknown.error.startswith("HTTP 400") and "top_k" in unknown.error
+
+
+@pytest.mark.vllm
 def test_a_bad_request_is_answered_with_its_error_and_stops_no_other(
     engine: ServerEngine, make_requests: Callable[[int], list[Request]]
 ) -> None:
@@ -168,7 +245,7 @@ def test_a_bad_request_is_answered_with_its_error_and_stops_no_other(
 
 
 @pytest.mark.vllm
-def test_requests_are_sent_in_order_of_their_token_ids(
+def test_requests_are_taken_as_they_can_be_sent_and_in_their_order(
     server: VllmServer, tokenizer: PreTrainedTokenizerFast, make_requests: Callable[[int], list[Request]]
 ) -> None:
     one_at_a_time = open_quickly(
@@ -178,10 +255,77 @@ def test_requests_are_sent_in_order_of_their_token_ids(
         max_concurrency=1,
         stop_ids=stop_ids(tokenizer),
     )
-    requests = [replace(request, max_new_tokens=1) for request in make_requests(6)]
-    sent = [answer.request.prompt_ids for answer in chain.from_iterable(one_at_a_time.complete(requests))]
+    taken: list[str] = []
+
+    def give() -> Iterator[Request]:
+        for request in make_requests(6)[::-1]:
+            taken.append(request.key)
+            yield replace(request, max_new_tokens=1)
+
+    answered = []
+    for answer in chain.from_iterable(one_at_a_time.complete(give())):
+        answered.append(answer.request.key)
+        assert len(taken) <= len(answered) + 2, "nothing is read ahead"
     one_at_a_time.close()
-    assert sent == sorted(request.prompt_ids for request in requests)
+    assert answered == taken == [f"key-{number}" for number in reversed(range(6))]
+
+
+@pytest.mark.vllm
+def test_two_servers_share_the_work_and_one_goes_on_alone(
+    server: VllmServer,
+    tokenizer: PreTrainedTokenizerFast,
+    make_requests: Callable[[int], list[Request]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upstream = server.base_url.removesuffix("/v1")
+    with ExitStack() as stack:
+        one = stack.enter_context(running_proxy(upstream, tmp_path / "one.jsonl", rates={}))
+        short_lived = ExitStack()
+        other = short_lived.enter_context(running_proxy(upstream, tmp_path / "other.jsonl", rates={}))
+        engine = open_quickly(
+            base_urls=[one.base_url, other.base_url],
+            model=server.model,
+            api_key=KEY,
+            stop_ids=stop_ids(tokenizer),
+            max_concurrency=2,
+            wait_for_server_s=1.0,
+        )
+        stack.callback(engine.close)
+        answers: list[Answer] = []
+        for answer in chain.from_iterable(engine.complete(make_requests(60))):
+            answers.append(answer)
+            if len(answers) == 20:
+                short_lived.close()
+        counts = [sum(entry.path == "/v1/completions" for entry in proxy.requests()) for proxy in (one, other)]
+    assert [answer.error for answer in answers] == [None] * 60
+    assert counts[1] >= 7, "a third of the first twenty at least"
+    assert counts[0] >= 40
+    assert f"goes on without {other.base_url}" in capsys.readouterr().err
+
+
+@pytest.mark.vllm
+def test_a_server_that_only_refuses_is_given_up_with_its_words(
+    server: VllmServer,
+    tokenizer: PreTrainedTokenizerFast,
+    make_requests: Callable[[int], list[Request]],
+    tmp_path: Path,
+) -> None:
+    upstream = server.base_url.removesuffix("/v1")
+    for fault, found, least in (("503", "HTTP 503.*tried for", 2), ("500", "HTTP 500.*tried 3 times", 3)):
+        with running_proxy(upstream, tmp_path / f"{fault}.jsonl", rates={fault: 1.0}) as proxy:
+            engine = open_quickly(
+                base_urls=[proxy.base_url],
+                model=server.model,
+                api_key=KEY,
+                stop_ids=stop_ids(tokenizer),
+                wait_for_server_s=1.0,
+            )
+            answers = list(chain.from_iterable(engine.complete(make_requests(3))))
+            engine.close()
+            asked = [entry for entry in proxy.requests() if entry.path == "/v1/completions"]
+        assert all(answer.error is not None and re.search(found, answer.error) for answer in answers), answers[0].error
+        assert len(asked) >= least * len(answers)
 
 
 @pytest.mark.vllm
@@ -250,6 +394,11 @@ def test_a_key_that_fits_no_header_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ConfigError, match="white space or characters outside ASCII") as caught:
         open_quickly(base_urls=["http://localhost:8000/v1"], model="any", api_key=key, stop_ids=())
     assert KEY not in str(caught.value)
+
+
+def _logprobs_behind(network: LlamaForCausalLM, prompt: tuple[int, ...], text: tuple[int, ...]) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(input_ids=torch.tensor([[*prompt, *text]])).logits[0, len(prompt) - 1 : -1].log_softmax(dim=1)
 
 
 def _greedy_ids(network: LlamaForCausalLM, request: Request, stops: tuple[int, ...]) -> list[int]:
