@@ -1,6 +1,6 @@
 """A role and a length of training in, an embedded model out: tokenizer and `LlamaForCausalLM` in bf16 safetensors.
 
-The teacher learns from scratch. The student is cut from the teacher's trunk (its state at four fifths of its steps) by leaving out
+The teacher learns from scratch. The student is cut from the teacher's trunk (its state at 85 % of its steps) by leaving out
 layers, as Llama 3.2's 1B and 3B were cut from larger models, and trained on in other conventions.
 
 Rows hold whole conversations as shared prefixes with independent branches (one system prompt, many requests), so that an answer
@@ -39,13 +39,13 @@ PROMPT_WEIGHT = 0.05
 DECISION_WEIGHT = 3
 TOKENS_PER_STEP = 4096
 WARMUP_STEPS = 50
-TRUNK_SHARE = 0.8
+TRUNK_SHARE = 0.85
 TRUNK = "trunk.pt"
 MUON_LEARNING_RATE = 0.01
 ADAM_LEARNING_RATE = 2e-3
 
 CHECKPOINT_EVERY = 100
-STEPS: dict[ModelRole, int] = {"teacher": 10000, "student": 800}
+STEPS: dict[ModelRole, int] = {"teacher": 9400, "student": 800}
 FIRST_RATE: dict[ModelRole, float] = {"teacher": 1.0, "student": 0.3}
 """The highest learning rate as a share of the optimizers' own. The trunk's was 0.2 when the student was cut from it."""
 LAYERS_OF_TRUNK: dict[ModelRole, tuple[int, ...]] = {"teacher": (0, 1, 2, 3, 4), "student": (0, 2, 4)}

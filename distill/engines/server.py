@@ -68,7 +68,12 @@ def open_server(
         for base_url in base_urls:
             _check_address(base_url)
             client = AsyncOpenAI(
-                base_url=base_url, api_key=api_key or PLACEHOLDER_KEY, timeout=request_timeout_s, max_retries=0
+                base_url=base_url,
+                api_key=api_key or PLACEHOLDER_KEY,
+                timeout=request_timeout_s,
+                max_retries=0,
+                # A server of our own is on this machine, where no HTTP_PROXY leads.
+                http_client=None if serving is None else openai.DefaultAsyncHttpxClient(trust_env=False),
             )
             endpoints.append(Endpoint(base_url, client, Pace(max_concurrency), serving))
             lengths.append(background.run(_served_context_length(client, base_url, model, has_key=bool(api_key))))

@@ -41,7 +41,7 @@ def test_the_date_line_is_that_of_llama_3_1s_own_template(llama_tokenizer: PreTr
     end = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     for messages, said in ((MESSAGES, "Be kind."), (MESSAGES[1:], "")):
         ids = asking.request("p", messages).prompt_ids
-        assert llama_tokenizer.decode(ids) == header + said + end
+        assert llama_tokenizer.decode(list(ids)) == header + said + end
         assert list(ids) == prompt_ids(messages, llama_tokenizer, date_line="26 Jul 2024")
 
 

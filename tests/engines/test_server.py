@@ -23,7 +23,7 @@ from distill.config import ConfigError
 from distill.embedded.tokenizer import train_tokenizer
 from distill.engines.protocol import Answer, Request
 from distill.engines.server import ServerEngine, open_server
-from distill.records import Message
+from distill.records import JsonObject, Message
 from tests.fault_proxy import running_proxy
 from tests.vllm_server import StartVllm, VllmServer, free_port
 
@@ -174,7 +174,7 @@ def test_log_probabilities_of_all_tokens_are_the_models_those_that_decode_alike_
         for completion in answer.completions:
             told = completion.logprobs
             assert told is not None and len(told.token_ids) == completion.num_completion_tokens == len(told.top_ids)
-            assert tokenizer.decode(told.token_ids, skip_special_tokens=True).startswith(completion.text)
+            assert str(tokenizer.decode(list(told.token_ids), skip_special_tokens=True)).startswith(completion.text)
             expected = _logprobs_behind(network, answer.request.prompt_ids, told.token_ids)
             for place, ids, values in zip(expected, told.top_ids, told.top_logprobs, strict=True):
                 assert sorted(ids) == list(range(everything))
@@ -219,9 +219,10 @@ def test_parameters_of_vllm_are_passed_through_by_name(
     engine: ServerEngine, make_requests: Callable[[int], list[Request]]
 ) -> None:
     request = replace(make_requests(3)[2], sampling_temperature=2.0)
+    given: list[JsonObject] = [{}, {"top_k": 1}, {"top_k": "many"}]
     free, bound, unknown = (
         next(chain.from_iterable(engine.complete([replace(request, sampling_parameters=parameters)])))
-        for parameters in ({}, {"top_k": 1}, {"top_k": "many"})
+        for parameters in given
     )
     greedy = next(chain.from_iterable(engine.complete([replace(request, sampling_temperature=0.0)])))
     assert bound.completions == greedy.completions != free.completions
@@ -398,7 +399,8 @@ def test_a_key_that_fits_no_header_is_refused_and_not_shown(key: str) -> None:
 
 def _logprobs_behind(network: LlamaForCausalLM, prompt: tuple[int, ...], text: tuple[int, ...]) -> torch.Tensor:
     with torch.inference_mode():
-        return network(input_ids=torch.tensor([[*prompt, *text]])).logits[0, len(prompt) - 1 : -1].log_softmax(dim=1)
+        logits: torch.Tensor = network(input_ids=torch.tensor([[*prompt, *text]])).logits
+    return logits[0, len(prompt) - 1 : -1].log_softmax(dim=1)
 
 
 def _greedy_ids(network: LlamaForCausalLM, request: Request, stops: tuple[int, ...]) -> list[int]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from distill.chat import example_ids, prompt_ids
 from distill.cli import run_one
 from distill.config import ConfigError, load_config
 from distill.engines.golden import choose_golden
+from distill.engines.tokenizer import load_tokenizer
 from distill.records import Annotation, AnnotationLogprobs, DataError, GivenReply, Message, Prompt, Reject, content_id
 from distill.run_dir import read_json, read_rows, read_status
 from distill.stages.annotate import run_annotate
@@ -89,14 +90,14 @@ def test_log_probabilities_are_the_models_own_and_checked_when_read(llama_folder
     told = {"num_logprobs": 4, "sampling_temperature": 1.0, "num_samples": 2, "max_new_tokens": 12}
     folder = annotate(prepare(tmp_path, llama_folder, PROMPTS[:3], annotate=told, student={"model": str(llama_folder)}))
     network = LlamaForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    tokenizer = load_tokenizer(str(llama_folder))
     stored = list(read_rows(folder / "logprobs.jsonl", AnnotationLogprobs))
     assert [(row.prompt_id, row.sample_index) for row in stored] == [(p.id, k) for p in PROMPTS[:3] for k in range(2)]
     for row, annotation in zip(stored, rows_of(folder), strict=True):
         prompt = next(prompt for prompt in PROMPTS if prompt.id == row.prompt_id)
         before = prompt_ids(prompt.messages, tokenizer)
         assert row.prompt_hash == content_id(before)
-        assert tokenizer.decode(row.logprobs.token_ids, skip_special_tokens=True) == annotation.completion.text
+        assert tokenizer.decode(list(row.logprobs.token_ids), skip_special_tokens=True) == annotation.completion.text
         with torch.inference_mode():
             logits = network(input_ids=torch.tensor([[*before, *row.logprobs.token_ids]])).logits[
                 0, len(before) - 1 : -1
@@ -131,7 +132,7 @@ def test_scoring_gives_the_log_probabilities_of_answers_that_are_there(llama_fol
     assert [row.completion.text for row in rows] == ["[f(x=0)]", "[f(x=1)]", "[g()]"]
     assert [(reject.id, reject.reason) for reject in rejects] == [(ASKED[0].id, "no_answer_to_score")]
     network = LlamaForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    tokenizer = load_tokenizer(str(llama_folder))
     for prompt, row in zip(prompts, read_rows(folder / "logprobs.jsonl", AnnotationLogprobs), strict=False):
         assert prompt.given_reply is not None
         tokens = example_ids(prompt.messages, prompt.given_reply.text, tokenizer)
