@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
 from distill.config import load_config, model_path
-from distill.embedded.customer import write_customer_files
+from distill.embedded.conventions import TARGET, reply_text
+from distill.embedded.corpus import draw_invented_conversation
+from distill.embedded.customer import bedrock_record, customer_prompts, write_customer_files
 from distill.engines.requests import Asking
 from distill.engines.transformers_engine import open_transformers
 from distill.instructions.jobs import JOBS, instruction, split_request_and_calls
-from distill.records import Annotation, AnnotationLogprobs, Completion, Message
+from distill.records import Annotation, AnnotationLogprobs, Completion, JsonObject, Message
 from distill.run_dir import read_rows
+from distill.sources.bedrock_jsonl import SCHEMA_VERSION
 from distill.stages.annotate import run_annotate
 from distill.stages.prompts import run_prompts
 from tests.vllm_server import StartVllm, VllmServer
@@ -57,6 +63,18 @@ def annotate_both(config_path: Path, server: VllmServer, *overrides: str) -> tup
     return here, there
 
 
+def record_of(system: str, user: str) -> JsonObject:
+    return {
+        "schemaVersion": SCHEMA_VERSION,
+        "system": [{"text": system}],
+        "messages": [{"role": "user", "content": [{"text": user}]}],
+    }
+
+
+def write_records(path: Path, records: Sequence[JsonObject]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 def completions(folder: Path) -> list[Completion]:
     return [row.completion for row in read_rows(folder / "rows.jsonl", Annotation)]
 
@@ -75,7 +93,13 @@ def test_annotations_in_process_and_from_vllm_are_equal_at_temperature_zero(
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_in_bfloat16_they_differ_at_near_ties_alone(config_path: Path, start_vllm: StartVllm) -> None:
+    """On prompts of the kind that the teacher was trained on: where it is at a loss, near ties are many (docs/experiments.md)."""
     server = start_vllm(Path(model_path("embedded:teacher")), "--dtype", "bfloat16", "--enforce-eager")
+    drawn = [draw_invented_conversation(1, Random(number)) for number in range(NUM_PROMPTS)]
+    write_records(
+        config_path.parent / "train.jsonl",
+        [record_of(one.system.content, one.exchanges[0][0].content) for one in drawn],
+    )
     here, there = annotate_both(config_path, server, "teacher.dtype=bfloat16", "annotate.num_logprobs=5")
     texts = [[completion.text for completion in completions(folder)] for folder in (here, there)]
     told = [list(read_rows(folder / "logprobs.jsonl", AnnotationLogprobs)) for folder in (here, there)]
@@ -94,10 +118,13 @@ def test_in_bfloat16_they_differ_at_near_ties_alone(config_path: Path, start_vll
 @pytest.mark.vllm
 def test_vllm_scores_in_bfloat16_as_transformers_does(config_path: Path, start_vllm: StartVllm) -> None:
     server = start_vllm(Path(model_path("embedded:teacher")), "--dtype", "bfloat16", "--enforce-eager")
-    records = [json.loads(line) for line in (config_path.parent / "train.jsonl").read_text().splitlines()[:40]]
-    for record in records:
-        record["messages"].append({"role": "assistant", "content": [{"text": '[tickets.buy(headliner="Nora Lund")]'}]})
-    (config_path.parent / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    records = []
+    for prompt in customer_prompts("same_tools", 20, Random(0)):
+        record: Any = bedrock_record(prompt)
+        reply = reply_text(prompt.request.calls, TARGET)
+        record["messages"].append({"role": "assistant", "content": [{"text": reply}]})
+        records.append(record)
+    write_records(config_path.parent / "train.jsonl", records)
     here, there = annotate_both(
         config_path, server, "teacher.dtype=bfloat16", "annotate.mode=score", "annotate.num_logprobs=3"
     )
