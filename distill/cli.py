@@ -34,7 +34,8 @@ def main() -> None:
 def call_cleanly(command: Callable[[], Any]) -> int:
     """Run a command; its exit code. Bad input is one message on stderr and 2, an interruption 130, our own mistake a traceback and 1."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+            signal.signal(number, _interrupt)
     try:
         result = command()
     except (ConfigError, DataError) as error:

@@ -34,7 +34,13 @@ OWN_SETTINGS = {
     "prompt": "made of the prompts",
     "messages": "made of the prompts",
     "tools": "made of the prompts",
+    "stop_token_ids": "the end of turn",
+    "return_token_ids": "set where it is needed",
+    "return_tokens_as_token_ids": "set where it is needed",
+    "tool_choice": "`auto`",
+    "best_of": "of no use here",
     "stream": "of no use here",
+    "stream_options": "of no use here",
     "echo": "of no use here",
 }
 """Fields of a request that `annotate.sampling_parameters` may not set, and what sets them."""
@@ -365,7 +371,26 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
-    def _can_be_scored(self) -> Config:
+    def _annotate_suits_the_teacher(self) -> Config:
+        if self.annotate.sampling_parameters and (
+            self.teacher.engine == "transformers" or self.annotate.mode == "score"
+        ):
+            raise ValueError(
+                "annotate.sampling_parameters are for sampling by a server (teacher.engine: server); remove them"
+            )
+        others = [
+            name
+            for name, is_set in (
+                ("annotate.golden few_shot", self.annotate.golden == "few_shot"),
+                ("teacher.date_line", self.teacher.date_line is not None),
+            )
+            if is_set
+        ]
+        if self.annotate.num_logprobs and others:
+            raise ValueError(
+                f"annotate.num_logprobs with {' and '.join(others)}: the teacher would see other tokens than the student, which could not "
+                "learn from the log-probabilities; leave one of them out"
+            )
         if self.annotate.mode == "score" and self.teacher.prompt_format == "messages":
             raise ValueError(
                 "annotate.mode `score` needs teacher.prompt_format `token_ids`: a text is scored token by token"

@@ -37,7 +37,9 @@ Stage = Literal["prompts", "annotate", "curate", "augment", "train", "evaluate",
 State = Literal["NotStarted", "InProgress", "Completed", "Stopped", "Failed"]
 
 STAGES: tuple[Stage, ...] = ("prompts", "annotate", "curate", "augment", "train", "evaluate", "report")
-KEPT_ON_REDO = re.compile(r"requests(-.+)?\.jsonl|usage\.json")  # answers that were paid for, and what was paid
+KEPT_ON_REDO = re.compile(
+    r"requests(-.+)?\.jsonl|usage\.json|server\.log(\.pid)?"
+)  # answers paid for, what was paid, to whom
 PACKAGES = ("distill", "torch", "transformers", "peft", "accelerate")
 LINE_EVERY_S = 30.0
 

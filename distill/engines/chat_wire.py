@@ -15,7 +15,7 @@ from typing import Any, Literal
 from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.calls.render import render_calls
 from distill.engines.protocol import Chat, Request
-from distill.engines.wire import ID_MARK, finish_reason_of, load_body
+from distill.engines.wire import ID_MARK, NEUTRAL_SAMPLING, Parsed, cached_tokens, finish_reason_of, load_body
 from distill.native_tools import (
     CallStyle,
     UnpairedToolResult,
@@ -37,16 +37,6 @@ from distill.records import (
     ToolCall,
     ToolsSpan,
 )
-
-NEUTRAL_SAMPLING: JsonObject = {
-    "top_p": 1.0,
-    "top_k": -1,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-"""What vLLM would otherwise take from the model's `generation_config.json`: sampled from is the model's own distribution."""
 
 
 def chat_of(
@@ -97,8 +87,8 @@ def chat_body(request: Request, *, model: str) -> JsonObject:
     }
 
 
-def parse_chat(body: bytes, request: Request) -> tuple[Completion, ...]:
-    """One `Completion` per sample, in the samples' order. `ValueError` says what is wrong with the body.
+def parse_chat(body: bytes, request: Request) -> Parsed:
+    """One `Completion` per sample in the samples' order, and the cached prompt tokens. `ValueError` says what is wrong with the body.
 
     Reasoning, in a field of its own or before `</think>` in the text, is dropped and its characters are counted. So is a sentence
     beside `tool_calls`: the calls are the answer, written in the canonical text. Where they cannot be (arguments that are no JSON
@@ -118,11 +108,9 @@ def parse_chat(body: bytes, request: Request) -> tuple[Completion, ...]:
         raise ValueError(
             f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
         ) from None
-    except RecursionError:
-        raise ValueError("JSON that is nested too deeply") from None
     if len(completions) != request.num_samples:
         raise ValueError(f"{len(completions)} completions where {request.num_samples} were asked for")
-    return completions
+    return completions, cached_tokens(usage)
 
 
 _SENDABLE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

@@ -1,20 +1,28 @@
-"""The teacher's configuration in, an open engine out."""
+"""The teacher's configuration in, an open engine out; and what of it determines the answers, without opening anything."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from distill.chat import stop_ids
-from distill.config import TeacherConfig
-from distill.engines.protocol import Engine
+from distill.config import TeacherConfig, model_path
+from distill.engines.protocol import Answer, Engine, Request
 from distill.engines.server import open_server
 from distill.engines.serving import Serving, start_serving
 from distill.engines.tokenizer import load_tokenizer
-from distill.engines.transformers_engine import open_transformers
+from distill.engines.transformers_engine import fingerprint, model_label, open_transformers
+from distill.records import JsonObject, JsonValue, content_id
+
+ANSWERING_FLAGS = (
+    "model", "revision", "tokenizer", "tokenizer-mode", "dtype", "quantization", "kv-cache-dtype", "hf-overrides", "rope-scaling",
+    "chat-template", "tool-call-parser", "reasoning-parser",
+)  # fmt: skip
 
 
 def open_teacher(teacher: TeacherConfig, folder: Path) -> Engine:
@@ -44,6 +52,45 @@ def open_teacher(teacher: TeacherConfig, folder: Path) -> Engine:
         raise
 
 
+def teacher_inputs(teacher: TeacherConfig) -> dict[str, JsonValue]:
+    """What a stage that asks the teacher names among its inputs: whatever the answers depend on."""
+    in_process = teacher.engine == "transformers"
+    return {
+        "teacher.model": teacher.model,
+        "teacher.weights": fingerprint(model_path(teacher.model)) if in_process else None,
+        "teacher.engine": teacher.engine,
+        "teacher.dtype": teacher.dtype if in_process else None,
+        "teacher.tokenizer": teacher.tokenizer,
+        "teacher.prompt_format": teacher.prompt_format,
+        "teacher.tools": teacher.tools,
+        "teacher.date_line": teacher.date_line,
+        "teacher.serve": _served_flags(teacher),
+    }
+
+
+def teacher_label(teacher: TeacherConfig) -> str:
+    """The teacher's name in annotations and request keys: another model served under the same name has another label."""
+    if teacher.engine == "transformers":
+        return model_label(teacher.model)
+    flags = _served_flags(teacher)
+    return teacher.model if flags is None else f"{teacher.model}@{content_id(flags)[:12]}"
+
+
+class LateEngine:
+    """An engine that is opened when the first request is asked: where all is answered, no weights are loaded and no server is needed."""
+
+    def __init__(self, model: str, open_engine: Callable[[], Engine]) -> None:
+        self.model, self._open, self._engine = model, open_engine, cast("Engine | None", None)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Sequence[Answer]]:
+        self._engine = self._engine or self._open()
+        return self._engine.complete(requests)
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
 def teacher_tokenizer(teacher: TeacherConfig) -> PreTrainedTokenizerFast | None:
     """The tokenizer that renders the teacher's prompts; None where the server renders them."""
     return None if teacher.prompt_format == "messages" else load_tokenizer(teacher.tokenizer or teacher.model)
@@ -54,3 +101,16 @@ def _addresses(teacher: TeacherConfig, serving: Serving | None) -> Sequence[str]
         return [serving.base_url]
     assert teacher.base_url is not None
     return [teacher.base_url] if isinstance(teacher.base_url, str) else teacher.base_url
+
+
+def _served_flags(teacher: TeacherConfig) -> JsonObject | None:
+    """Those flags of a server of our own that decide what it answers."""
+    if teacher.serve is None:
+        return None
+    try:
+        found = yaml.safe_load(Path(teacher.serve.config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        found = None  # starting the server says what is wrong with it
+    given = {**(found if isinstance(found, dict) else {}), **teacher.serve.arguments}
+    named = {str(name).replace("_", "-"): value for name, value in given.items()}
+    return {name: named[name] for name in ANSWERING_FLAGS if name in named}

@@ -30,7 +30,7 @@ class ServerGoneError(DataError):
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One server: its client, its pace, whether it answers, and the process behind it if we started it."""
+    """One server: its client, its pace, whether it answers, until when it wants to be left alone, and its process if we started it."""
 
     base_url: str
     client: AsyncOpenAI = field(repr=False)
@@ -38,39 +38,48 @@ class Endpoint:
     serving: Serving | None = None
     is_up: bool = True
     is_lost: bool = False
+    not_before: float = 0.0
     checking: asyncio.Task[bool] | None = None
 
 
+Place = tuple[Endpoint, int]
+
+
 class Endpoints:
-    """All servers. `await take()` gives one that has room and the number of the request on it; `give_back` ends the request."""
+    """All servers. `await take()` gives one that has room and the number of the request on it; `give_back` ends the request.
+
+    Places are handed over in turn, first to requests that are tried again, so that none of them waits behind all new ones.
+    """
 
     def __init__(self, endpoints: Sequence[Endpoint], *, wait_for_server_s: float) -> None:
         self.all = tuple(endpoints)
         self.wait_for_server_s = wait_for_server_s
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.again: deque[asyncio.Future[Place]] = deque()
+        self.waiting: deque[asyncio.Future[Place]] = deque()
         self.failure: Exception | None = None
 
-    async def take(self) -> tuple[Endpoint, int]:
+    async def take(self, *, again: bool = False) -> Place:
         """Waits until one has room. Raises `ServerGoneError` once all are lost."""
-        while True:
-            if self.failure is not None:
-                raise self.failure
-            free = [endpoint for endpoint in self.all if endpoint.is_up and endpoint.pace.has_room()]
-            if free:
-                chosen = min(free, key=lambda endpoint: endpoint.pace.outstanding)
-                return chosen, chosen.pace.start()
-            turn = asyncio.get_running_loop().create_future()
-            self.waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._wake()
-                raise
+        turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        (self.again if again else self.waiting).append(turn)
+        self._hand_out()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.give_back(turn.result()[0])
+            raise
 
     def give_back(self, endpoint: Endpoint) -> None:
         """The request is over; its place is free."""
         endpoint.pace.end()
-        self._wake()
+        self._hand_out()
+
+    def leave_alone(self, endpoint: Endpoint, seconds: float) -> None:
+        """The server asked for a pause: nothing new goes there until it is over."""
+        loop = asyncio.get_running_loop()
+        endpoint.not_before = max(endpoint.not_before, loop.time() + seconds)
+        loop.call_later(seconds, self._hand_out)
 
     async def is_back(self, endpoint: Endpoint) -> bool:
         """Whether the server answers at once after a lost connection. If not, nothing goes there until it does.
@@ -94,10 +103,10 @@ class Endpoints:
         finally:
             endpoint.is_up = not endpoint.is_lost
             endpoint.checking = None
-            self._wake_all()
+            self._hand_out()
 
     async def _wait_for(self, endpoint: Endpoint) -> None:
-        print(f"annotate: {endpoint.base_url} does not answer; waiting for it", file=sys.stderr, flush=True)
+        print(f"teacher: {endpoint.base_url} does not answer; waiting for it", file=sys.stderr, flush=True)
         started = time.monotonic()
         while not await _answers(endpoint):
             if endpoint.serving is not None and endpoint.serving.has_ended():
@@ -116,19 +125,25 @@ class Endpoints:
         if all(other.is_lost for other in self.all):
             self.failure = error
         else:
-            print(f"annotate: goes on without {endpoint.base_url}: {error}", file=sys.stderr, flush=True)
+            print(f"teacher: goes on without {endpoint.base_url}: {error}", file=sys.stderr, flush=True)
 
-    def _wake(self) -> None:
-        """One that waits may look again."""
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _hand_out(self) -> None:
+        """Give every place that is free to the next in turn."""
+        for turns in (self.again, self.waiting):
+            while turns:
+                if turns[0].done():
+                    turns.popleft()
+                elif self.failure is not None:
+                    turns.popleft().set_exception(self.failure)
+                elif (endpoint := self._freest()) is not None:
+                    turns.popleft().set_result((endpoint, endpoint.pace.start()))
+                else:
+                    return
 
-    def _wake_all(self) -> None:
-        for _ in range(len(self.waiting)):
-            self._wake()
+    def _freest(self) -> Endpoint | None:
+        now = asyncio.get_running_loop().time()
+        free = [e for e in self.all if e.is_up and e.not_before <= now and e.pace.has_room()]
+        return min(free, key=lambda endpoint: endpoint.pace.outstanding) if free else None
 
 
 async def _answers(endpoint: Endpoint) -> bool:

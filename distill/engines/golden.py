@@ -20,14 +20,15 @@ class GoldenExamples:
     num_shown: int
 
     def before(self, prompt: Prompt) -> tuple[Message, ...]:
-        """The prompt's messages with the golden exchanges before the last of them; unchanged if there are none for its tools."""
+        """The prompt's messages with the golden exchanges behind its system text; unchanged if there are none for its tools."""
         found = [
             exchange
             for exchange in self.shown.get(_tools_key(prompt), ())
-            if exchange[0] != prompt.id and exchange[1].content != prompt.messages[-1].content
+            if exchange[0] != prompt.id and exchange[1].content not in {message.content for message in prompt.messages}
         ]
         turns = [turn for _, request, reply in found[: self.num_shown] for turn in (request, reply)]
-        return (*prompt.messages[:-1], *turns, prompt.messages[-1])
+        first = num_system(prompt.messages)
+        return (*prompt.messages[:first], *turns, *prompt.messages[first:])
 
 
 def choose_golden(prompts: Iterable[Prompt], *, num_shown: int, seed: int) -> GoldenExamples:
@@ -43,6 +44,11 @@ def choose_golden(prompts: Iterable[Prompt], *, num_shown: int, seed: int) -> Go
         exchanges.sort(key=lambda exchange: exchange[0])
         del exchanges[num_shown + 1 :]
     return GoldenExamples({key: tuple(exchange[1:] for exchange in found) for key, found in kept.items()}, num_shown)
+
+
+def num_system(messages: Sequence[Message]) -> int:
+    """How many system messages a conversation begins with."""
+    return next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
 
 
 def _is_one_request(messages: Sequence[Message]) -> bool:

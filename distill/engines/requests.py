@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distill.chat import END_OF_TURN, prompt_ids, text_ids
 from distill.engines.chat_wire import chat_of
+from distill.engines.golden import num_system
 from distill.engines.protocol import Request
 from distill.records import JsonObject, Message, Prompt, Tool, ToolsSpan, content_id
 
@@ -80,10 +81,9 @@ class Asking:
         )
 
     def prompt_request(self, prompt: Prompt, messages: Sequence[Message], scored: str | None = None) -> Request:
-        """A request about a prompt, whose messages may have been added to."""
-        added = len(messages) - len(prompt.messages)
-        span = prompt.tools_span
-        if span is not None and added and span.message_index == len(prompt.messages) - 1:
+        """A request about a prompt, to whose system text golden exchanges may have been added."""
+        span, added = prompt.tools_span, len(messages) - len(prompt.messages)
+        if span is not None and span.message_index >= num_system(prompt.messages):
             span = replace(span, message_index=span.message_index + added)
         return self.request(prompt.id, messages, prompt.tools, span, scored)
 

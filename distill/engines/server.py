@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -26,19 +27,20 @@ from distill.engines.endpoints import Endpoint, Endpoints
 from distill.engines.pace import Pace
 from distill.engines.protocol import Answer, Request
 from distill.engines.serving import Serving
-from distill.engines.wire import TornBody, cached_tokens, completion_body, load_body, parse_completions
-from distill.records import Completion
+from distill.engines.wire import Parsed, TornBody, completion_body, parse_completions
 
 CHECK_TIMEOUT_S = 30.0
 MAX_REASON_LENGTH = 500
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 16.0
+MOST_LOSSES = 3
+AHEAD = 2  # answers that may wait to be written, as a multiple of the requests that may be under way
 BUSY = (429, 503)
-WORTH_RETRYING = (408, 409, 500, 502, 504)
+GONE = (502, 504)  # a gateway says that nobody is behind it
+WORTH_RETRYING = (408, 409, 500, *GONE)
+LONGEST_RETRY_AFTER_S = 60.0
 PLACEHOLDER_KEY = "EMPTY"  # the client insists on a key, a server without one ignores it
 KEY_VARIABLE = "the environment variable named by teacher.api_key_env"
-
-Parsed = tuple[tuple[Completion, ...], int | None]
 
 
 def open_server(
@@ -109,11 +111,13 @@ class ServerEngine:
     def complete(self, requests: Iterable[Request]) -> Iterator[Sequence[Answer]]:
         """Answers as they arrive, all that came while the last were handled as one group.
 
-        What a server refuses or cannot answer becomes an `Answer` with `error`; `DataError` if no server is left. An iterator that
-        is dropped half-way cancels the requests that are still under way.
+        What a server refuses or cannot answer becomes an `Answer` with `error`; `DataError` if no server is left, after all answers
+        that arrived. An iterator that is dropped half-way cancels the requests that are still under way.
         """
         answers: SimpleQueue[Answer | None] = SimpleQueue()
-        work = asyncio.run_coroutine_threadsafe(self._answer_all(iter(requests), answers.put), self.background.loop)
+        room = asyncio.Semaphore(AHEAD * self._num_workers())
+        loop = self.background.loop
+        work = asyncio.run_coroutine_threadsafe(self._answer_all(iter(requests), answers.put, room), loop)
         work.add_done_callback(lambda _: answers.put(None))
         try:
             is_open = True
@@ -121,6 +125,7 @@ class ServerEngine:
                 group, is_open = _next_group(answers)
                 if group:
                     yield group
+                    loop.call_soon_threadsafe(_release, room, len(group))
             work.result()
         finally:
             work.cancel()
@@ -131,9 +136,15 @@ class ServerEngine:
         if self.serving is not None:
             self.serving.stop()
 
-    async def _answer_all(self, waiting: Iterator[Request], put: Callable[[Answer], None]) -> None:
+    def _num_workers(self) -> int:
+        return sum(endpoint.pace.max_limit for endpoint in self.endpoints.all)
+
+    async def _answer_all(
+        self, waiting: Iterator[Request], put: Callable[[Answer], None], room: asyncio.Semaphore
+    ) -> None:
         async def work() -> None:
             while True:
+                await room.acquire()
                 place = await self.endpoints.take()
                 try:
                     # Taken only now, so that nothing is read, rendered and held that cannot be sent.
@@ -143,11 +154,11 @@ class ServerEngine:
                     raise
                 if request is None:
                     self.endpoints.give_back(place[0])
+                    room.release()
                     return
                 put(await self._answer(request, *place))
 
-        num_workers = sum(endpoint.pace.max_limit for endpoint in self.endpoints.all)
-        tasks = [asyncio.create_task(work()) for _ in range(num_workers)]
+        tasks = [asyncio.create_task(work()) for _ in range(self._num_workers())]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -156,39 +167,38 @@ class ServerEngine:
 
     async def _answer(self, request: Request, endpoint: Endpoint, number: int) -> Answer:
         """Attempts until one succeeds, one fails for good, or too many failed; the first on a place that is taken already."""
-        written = request.max_new_tokens if request.scored_ids is None else len(request.scored_ids) + 1
-        needed = len(request.prompt_ids) + written
-        if self.context_length is not None and needed > self.context_length and request.chat is None:
-            # vLLM would answer, with fewer tokens than were asked for and no word about it.
+        too_long = self._why_too_long(request)
+        if too_long is not None:
             self.endpoints.give_back(endpoint)
-            return _failed(request, f"needs {needed} tokens, the served context is {self.context_length}")
-        attempts, started = 0, asyncio.get_running_loop().time()
+            return _failed(request, too_long)
+        tries = _Tries()
         while True:
             try:
                 completions, cached = await self._attempt(request, endpoint)
                 endpoint.pace.succeed()
                 return Answer(request=request, completions=completions, error=None, num_cached_tokens=cached)
             except (openai.OpenAIError, ValueError, asyncio.TimeoutError) as error:
-                reason = self._reason(error, endpoint)
-                pause_s = _pause_s(error, attempts)
-                if pause_s is None:
-                    return _failed(request, reason)
+                problem: Exception = error
                 if _is_pushed_back(error):
                     endpoint.pace.push_back(number)
-                problem = error
+                if _is_busy(error):
+                    self.endpoints.leave_alone(endpoint, _retry_after_s(error))
             finally:
                 self.endpoints.give_back(endpoint)
-            is_servers = _is_busy(problem) or (
-                isinstance(problem, openai.APIConnectionError) and not await self.endpoints.is_back(endpoint)
-            )
-            attempts += not is_servers
-            if attempts >= self.max_attempts:
-                return _failed(request, f"{reason}, tried {attempts} times")
-            waited_s = asyncio.get_running_loop().time() - started
-            if _is_busy(problem) and waited_s > self.endpoints.wait_for_server_s:
-                return _failed(request, f"{reason}, tried for {waited_s:.0f} s")
-            await asyncio.sleep(pause_s)
-            endpoint, number = await self.endpoints.take()
+            is_gone = _is_lost(problem) and not await self.endpoints.is_back(endpoint)
+            why = tries.why_end(problem, is_gone=is_gone, engine=self)
+            if why is not None:
+                return _failed(request, f"{self._reason(problem, endpoint)}{why}")
+            await asyncio.sleep(tries.pause_s())
+            endpoint, number = await self.endpoints.take(again=True)
+
+    def _why_too_long(self, request: Request) -> str | None:
+        """vLLM would answer, with fewer tokens than were asked for and no word about it."""
+        written = request.max_new_tokens if request.scored_ids is None else len(request.scored_ids) + 1
+        needed = len(request.prompt_ids) + written
+        if self.context_length is None or needed <= self.context_length or request.chat is not None:
+            return None
+        return f"needs {needed} tokens, the served context is {self.context_length}"
 
     async def _attempt(self, request: Request, endpoint: Endpoint) -> Parsed:
         is_chat = request.chat is not None
@@ -202,9 +212,7 @@ class ServerEngine:
         )
         # The client's own limit bounds each read, and a slow drip never ends.
         response = await asyncio.wait_for(sent, self.request_timeout_s)
-        if is_chat:
-            return parse_chat(response.content, request), cached_tokens(load_body(response.content).get("usage") or {})
-        return parse_completions(response.content, request)
+        return parse_chat(response.content, request) if is_chat else parse_completions(response.content, request)
 
     def _reason(self, error: Exception, endpoint: Endpoint) -> str:
         if isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
@@ -235,6 +243,38 @@ def _next_group(answers: SimpleQueue[Answer | None]) -> tuple[list[Answer], bool
     return group, False
 
 
+@dataclass(slots=True)
+class _Tries:
+    """What was tried of one request. Only attempts that say something about the request are counted against it."""
+
+    attempts: int = 0
+    num_busy: int = 0
+    num_losses: int = 0
+    busy_since: float | None = None
+
+    def why_end(self, error: Exception, *, is_gone: bool, engine: ServerEngine) -> str | None:
+        """None if another attempt may succeed, else how often was tried."""
+        now = time.monotonic()
+        if _is_busy(error):
+            self.num_busy += 1
+            self.busy_since = now if self.busy_since is None else self.busy_since
+            waited_s = now - self.busy_since
+            return f", tried for {waited_s:.0f} s" if waited_s > engine.endpoints.wait_for_server_s else None
+        self.num_busy, self.busy_since = 0, None
+        if is_gone:
+            self.num_losses += 1
+            return f", lost {MOST_LOSSES} times while it was answered" if self.num_losses == MOST_LOSSES else None
+        self.attempts += 1
+        if not _is_passing(error):
+            return ""
+        return f", tried {self.attempts} times" if self.attempts >= engine.max_attempts else None
+
+    def pause_s(self) -> float:
+        """Longer after each failure, and never the same for two requests."""
+        failures = max(self.attempts, self.num_busy, self.num_losses, 1)
+        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+
+
 def _is_busy(error: Exception) -> bool:
     return isinstance(error, openai.APIStatusError) and error.status_code in BUSY
 
@@ -243,23 +283,32 @@ def _is_pushed_back(error: Exception) -> bool:
     return _is_busy(error) or isinstance(error, asyncio.TimeoutError | openai.APITimeoutError)
 
 
-def _pause_s(error: Exception, attempts: int) -> float | None:
-    """How long to wait before the next attempt; None if another would end alike."""
-    longer = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**attempts) * random.uniform(0.5, 1.0)
+def _is_lost(error: Exception) -> bool:
+    """Whether the server may be gone."""
     if isinstance(error, openai.APIStatusError):
-        if _is_busy(error):
-            return max(_retry_after_s(error), longer)
-        return longer if error.status_code in WORTH_RETRYING or error.status_code > 504 else None
-    is_passing = isinstance(error, openai.APIConnectionError | asyncio.TimeoutError | TornBody)
-    return longer if is_passing else None
+        return error.status_code in GONE
+    return isinstance(error, openai.APIConnectionError)
 
 
-def _retry_after_s(error: openai.APIStatusError) -> float:
-    """What the server asks for, in seconds; 0 if nothing or a date, which is seldom near."""
+def _is_passing(error: Exception) -> bool:
+    """Whether another attempt may end otherwise."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in WORTH_RETRYING or error.status_code > 504
+    return isinstance(error, openai.APIConnectionError | asyncio.TimeoutError | TornBody)
+
+
+def _retry_after_s(error: Exception) -> float:
+    """What the server asks for, in seconds, a minute at most; 0 if nothing, or a date, which is seldom near."""
+    assert isinstance(error, openai.APIStatusError)
     try:
-        return min(60.0, max(0.0, float(error.response.headers.get("retry-after", "0"))))
+        return min(LONGEST_RETRY_AFTER_S, max(0.0, float(error.response.headers.get("retry-after", "0"))))
     except ValueError:
         return 0.0
+
+
+def _release(room: asyncio.Semaphore, count: int) -> None:
+    for _ in range(count):
+        room.release()
 
 
 class _Background:

@@ -44,9 +44,12 @@ def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> Transforme
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = cast(LlamaForCausalLM, loaded)
     torch.nn.Module.to(model, device).eval()
-    return TransformersEngine(
-        model=f"{name}@{fingerprint(path)}", network=model, tokenizer=tokenizer, batch_tokens=batch_tokens
-    )
+    return TransformersEngine(model=model_label(name), network=model, tokenizer=tokenizer, batch_tokens=batch_tokens)
+
+
+def model_label(name: str) -> str:
+    """A model's name with what changes when its weights do: how an engine of it is called."""
+    return f"{name}@{fingerprint(model_path(name))}"
 
 
 def fingerprint(path: str) -> str:

@@ -35,72 +35,68 @@ class Tokens:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens and time of the starts before this one, and of this one since it opened."""
+    """What was used up before this start, by the file, and in this one. `began` counts GPU hours, `asked_since` the speed of answers."""
 
     path: Path
     price: PriceConfig
     earlier: list[dict[str, Any]]
     tokens: Tokens = field(default_factory=Tokens)
-    this_start: Tokens = field(default_factory=Tokens)
     began: float = field(default_factory=time.monotonic)
     began_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    asked_since: float = field(default_factory=time.monotonic)
     written: float = 0.0
 
-    def add(self, completions: tuple[Completion, ...], num_cached: int | None, *, is_new: bool) -> None:
-        """An answer, of this start if `is_new`, else one found in the log."""
-        self.tokens.add(completions, num_cached)
-        if is_new:
-            self.this_start.add(completions, num_cached)
-            if time.monotonic() - self.written >= WRITE_EVERY_S:
-                self.write()
+    def start_asking(self) -> None:
+        """The model is loaded; the first request goes out."""
+        self.asked_since = time.monotonic()
 
-    def seconds(self) -> float:
-        """Time spent asking, over all starts."""
-        before = sum(float(entry["seconds"]) for entry in self.earlier)
-        return before + (time.monotonic() - self.began)
+    def add(self, completions: tuple[Completion, ...], num_cached: int | None) -> None:
+        """A new answer. The file is at most `WRITE_EVERY_S` behind."""
+        self.tokens.add(completions, num_cached)
+        if time.monotonic() - self.written >= WRITE_EVERY_S:
+            self.write()
 
     def note(self) -> str:
         """What stands behind a progress bar: tokens per second of this start, and what has been spent in all."""
-        rate = self.this_start.completion / max(time.monotonic() - self.began, 1e-6)
-        usd = usd_of(self.tokens, self.seconds(), self.price)
+        rate = self.tokens.completion / max(time.monotonic() - self.asked_since, 1e-6)
+        usd = self.to_json()["usd"]
         return f"{rate:,.0f} tokens/s" + ("" if usd is None else f", ${usd:,.2f}")
 
     def projection(self, num_left: int) -> str:
-        """What `num_left` more requests will take and cost if they are like those of this start."""
-        done = self.this_start
-        if not done.answers:
+        """What `num_left` more requests will take and cost if they are like those of this start, asked no faster."""
+        if not self.tokens.answers:
             return ""
-        share = num_left / done.answers
-        seconds = (time.monotonic() - self.began) * share
+        share = num_left / self.tokens.answers
+        seconds = (time.monotonic() - self.asked_since) * share
         ahead = Tokens(
-            prompt=round(done.prompt * share),
-            completion=round(done.completion * share),
-            cached=None if done.cached is None else round(done.cached * share),
+            prompt=round(self.tokens.prompt * share),
+            completion=round(self.tokens.completion * share),
+            cached=None if self.tokens.cached is None else round(self.tokens.cached * share),
         )
         usd = usd_of(ahead, seconds, self.price)
-        cost = "" if usd is None else f", about ${usd:,.2f}"
+        cost = "" if usd is None else f", at most about ${usd:,.2f}"
         return (
             f"{num_left} more: at most about {seconds / 60:,.0f} min, {ahead.prompt:,} prompt and {ahead.completion:,} "
             f"completion tokens{cost}"
         )
 
     def to_json(self) -> JsonObject:
-        """All of it; GPU hours are those of `teacher.price.num_gpus`."""
-        now: JsonObject = {
-            "began_at": self.began_at,
-            "seconds": round(time.monotonic() - self.began, 3),
-            "answers": self.this_start.answers,
-        }
-        seconds = self.seconds()
+        """All of it, and each start; GPU hours are those of `teacher.price.num_gpus`, from opening the teacher on."""
+        starts = [*self.earlier, self._this_start()]
+        cached = [start["cached_tokens"] for start in starts if start["cached_tokens"] is not None]
+        tokens = Tokens(
+            answers=sum(start["answers"] for start in starts),
+            prompt=sum(start["prompt_tokens"] for start in starts),
+            completion=sum(start["completion_tokens"] for start in starts),
+            cached=sum(cached) if cached else None,
+        )
+        seconds = sum(start["seconds"] for start in starts)
         return {
-            "answers": self.tokens.answers,
-            "prompt_tokens": self.tokens.prompt,
-            "cached_tokens": self.tokens.cached,
-            "completion_tokens": self.tokens.completion,
+            **_tokens_json(tokens),
             "seconds": round(seconds, 3),
             "gpu_hours": round(seconds / 3600 * self.price.num_gpus, 6),
-            "usd": usd_of(self.tokens, seconds, self.price),
-            "starts": [*self.earlier, now],
+            "usd": usd_of(tokens, seconds, self.price),
+            "starts": [*starts],
         }
 
     def write(self) -> None:
@@ -108,11 +104,24 @@ class Usage:
         self.written = time.monotonic()
         write_json(self.path, self.to_json())
 
+    def _this_start(self) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self.began, 3)
+        return {"began_at": self.began_at, "seconds": seconds, **_tokens_json(self.tokens)}
+
 
 def open_usage(path: Path, price: PriceConfig) -> Usage:
     """Goes on counting where the file's last start stopped."""
     starts: Any = read_json(path)["starts"] if path.exists() else []
     return Usage(path, price, starts)
+
+
+def _tokens_json(tokens: Tokens) -> JsonObject:
+    return {
+        "answers": tokens.answers,
+        "prompt_tokens": tokens.prompt,
+        "cached_tokens": tokens.cached,
+        "completion_tokens": tokens.completion,
+    }
 
 
 def usd_of(tokens: Tokens, seconds: float, price: PriceConfig) -> float | None:

@@ -1,7 +1,6 @@
 """Requests in, bodies of `/completions` out; a server's answers in, completions out. Pure: nothing is sent here.
 
-Every sampling parameter that a server would otherwise take from the model's `generation_config.json` is sent with its neutral value:
-what is sampled from is the model's own distribution, as in the in-process engine. Log-probabilities travel by token id, since tokens
+Log-probabilities travel by token id, since tokens
 that decode alike would fall together by text (vLLM issue 44319).
 """
 
@@ -16,6 +15,18 @@ from distill.records import Completion, FinishReason, JsonObject, TokenLogprobs
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 ID_MARK = "token_id:"
+NEUTRAL_SAMPLING: JsonObject = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""What vLLM would otherwise take from the model's `generation_config.json`: sampled from is the model's own distribution."""
+
+Parsed = tuple[tuple[Completion, ...], int | None]
+"""The samples' completions, and how many of the prompt's tokens were cached."""
 
 
 class TornBody(ValueError):
@@ -38,13 +49,10 @@ def completion_body(request: Request, *, model: str, stop_ids: Sequence[int]) ->
         "n": request.num_samples,
         "max_tokens": request.max_new_tokens,
         "temperature": request.sampling_temperature,
-        "top_p": 1.0,
         "seed": request.seed,
-        "top_k": -1,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
         "stop_token_ids": list(stop_ids),
         "skip_special_tokens": True,
+        **NEUTRAL_SAMPLING,
     }
     # The usage block counts the tokens of all samples together; only the ids tell them apart.
     if request.num_samples > 1 or request.num_logprobs:
@@ -54,16 +62,16 @@ def completion_body(request: Request, *, model: str, stop_ids: Sequence[int]) ->
     return body | dict(request.sampling_parameters)
 
 
-def parse_completions(body: bytes, request: Request) -> tuple[tuple[Completion, ...], int | None]:
+def parse_completions(body: bytes, request: Request) -> Parsed:
     """One `Completion` per sample in the samples' order, and how many prompt tokens were cached. `ValueError` says what is wrong."""
     reply = load_body(body)
     try:
-        usage = reply["usage"]
+        usage = reply.get("usage") or {}
         if request.scored_ids is not None:
             return (_scored(reply["choices"][0]["prompt_logprobs"], request),), cached_tokens(usage)
         choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
         completions = tuple(_completion(choice, request, len(choices), usage) for choice in choices)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
         ) from None
@@ -76,6 +84,8 @@ def load_body(body: bytes) -> Any:
     """The body as JSON; `TornBody` if it is none."""
     try:
         return json.loads(body)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
     except ValueError as error:
         raise TornBody(f"not JSON, or cut off ({error})") from None
 

@@ -1,10 +1,12 @@
 """Stage `annotate`: training and validation prompts in, the teacher's completions out; nothing answered is ever asked again.
 
-Prompts are read twice and never held: first to see which are unanswered, then, one by one as the teacher has room, to be asked.
+Prompts are read several times and never held: to see which are unanswered, one by one as the teacher has room, to be asked, and to
+write the rows in their order.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,14 +14,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distill.config import Config, ConfigError, model_path
-from distill.engines.choose import open_teacher, teacher_tokenizer
+from distill.config import Config, ConfigError
+from distill.engines.choose import open_teacher, teacher_inputs, teacher_label, teacher_tokenizer
 from distill.engines.golden import GoldenExamples, choose_golden
-from distill.engines.protocol import Answer, Engine, Request
+from distill.engines.protocol import Engine, Request
 from distill.engines.request_log import RequestLog, open_log
 from distill.engines.requests import Asking, prefix_order
 from distill.engines.tokenizer import load_tokenizer, why_other_tokens
-from distill.engines.transformers_engine import fingerprint
 from distill.engines.usage import Usage, open_usage
 from distill.reading import read_completion
 from distill.records import (
@@ -66,16 +67,24 @@ class Question:
 
 @dataclass(slots=True)
 class Work:
-    """What a start of the stage has open, and what it has found out."""
+    """What a start of the stage works with, and what it has found out: how many prompts the teacher is for, and which it failed on."""
 
     run: Path
     config: Config
-    engine: Engine
     askings: Sequence[Asking]
     golden: GoldenExamples | None
     log: RequestLog
-    usage: Usage
+    num_prompts: int = 0
     errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The open teacher, what it costs, and the bar."""
+
+    engine: Engine
+    usage: Usage
+    bar: Progress
 
 
 def run_annotate(run: Path, config: Config, *, redo: bool, limit: int | None = None) -> None:
@@ -89,36 +98,18 @@ def run_annotate(run: Path, config: Config, *, redo: bool, limit: int | None = N
         return
     _check_tokenizers(config)
     with open_log(run / "annotate" / "requests.jsonl") as log:
-        usage = open_usage(run / "annotate" / "usage.json", config.teacher.price)
-        askings, errors = _ask_teacher(run, config, log, usage, limit)
+        is_asked = any(_given(prompt, config) is None for prompt in _prompts(run))
+        work = Work(run, config, _askings(config) if is_asked else [], _golden(run, config), log)
+        _ask_teacher(work, limit)
         if limit is not None:
             return
-        num_prompts = len({prompt.id for prompt in _prompts(run) if _given(prompt, config) is None})
-        _check_error_rate(errors, num_prompts, config)
-        rejects: list[Reject] = []
-        counts: Counter[str] = Counter()
-        golden = _golden(run, config)
-        rows = _annotated(run, config, log, askings, golden, errors, rejects, counts)
-        files = _write(run, config, rows, rejects, counts)
-    reasons = Counter(reject.reason for reject in rejects)
-    names = (
-        "rows",
-        "rejects",
-        "logged",
-        "golden",
-        "few_shot",
-        "reasoning_dropped",
-        "prompt_tokens",
-        "completion_tokens",
-    )
-    all_counts: JsonObject = {"prompts": num_prompts, **{name: counts[name] for name in names}}
-    all_counts["reject_reasons"] = dict(reasons)
-    finish_stage(run, "annotate", counts=all_counts, files=files)
+        _check_error_rate(work)
+        counts = _write(work)
+    finish_stage(run, "annotate", counts=counts, files=_files(config))
 
 
 def _inputs(run: Path, config: Config) -> dict[str, JsonValue]:
-    teacher, annotate = config.teacher, config.annotate
-    in_process = teacher.engine == "transformers"
+    annotate = config.annotate
     asked = (
         "mode",
         "num_samples",
@@ -131,13 +122,7 @@ def _inputs(run: Path, config: Config) -> dict[str, JsonValue]:
     inputs: dict[str, JsonValue] = {
         "prompts": stage_hash(run, "prompts"),
         "run.seed": config.run.seed,
-        "teacher.model": teacher.model,
-        "teacher.weights": fingerprint(model_path(teacher.model)) if in_process else None,
-        "teacher.engine": teacher.engine,
-        "teacher.dtype": teacher.dtype if in_process else None,
-        "teacher.prompt_format": teacher.prompt_format,
-        "teacher.tools": teacher.tools,
-        "teacher.date_line": teacher.date_line,
+        **teacher_inputs(config.teacher),
     }
     inputs |= {f"annotate.{name}": getattr(annotate, name) for name in asked}
     if annotate.golden == "few_shot":
@@ -195,38 +180,39 @@ def _given(prompt: Prompt, config: Config) -> Annotation | Reject | None:
     )
 
 
-def _ask_teacher(
-    run: Path, config: Config, log: RequestLog, usage: Usage, limit: int | None
-) -> tuple[list[Asking], dict[str, str]]:
-    """How requests are made, and why prompts have no answer, by id. The teacher is open no longer than that, and not if all is answered."""
-    if all(_given(prompt, config) is not None for prompt in _prompts(run)):
-        return [], {}
+def _ask_teacher(work: Work, limit: int | None) -> None:
+    """Ask what is missing. The teacher is open no longer than that, and not at all if nothing is."""
+    questions = list(_questions(work))
+    work.num_prompts = len({question.offset for question in questions})
+    missing = [question for question in questions if question.key not in work.log]
+    if not missing:
+        if limit is not None:
+            print(f"all {work.num_prompts} prompts are answered; the command without --limit writes the rows")
+        return
+    run, config, done = work.run, work.config, len(questions) - len(missing)
+    usage = open_usage(run / "annotate" / "usage.json", config.teacher.price)
     with closing(open_teacher(config.teacher, run / "annotate")) as engine:
-        askings = _askings(engine.model, config)
-        work = Work(run, config, engine, askings, _golden(run, config), log, usage)
-        questions = list(_questions(work))
-        missing = [question for question in questions if question.key not in log]
-        for question in questions:
-            if question.key in log:
-                found = log.get(question.key)
-                usage.add(found.completions, found.num_cached_tokens, is_new=False)
+        usage.start_asking()
         try:
-            if limit is not None:
-                _look(work, sorted(missing, key=lambda question: question.rank)[:limit], len(missing))
-            else:
-                _ask(work, questions, missing)
+            with Progress(run, "annotate", total=len(questions), done=done, unit=_unit(work)) as bar:
+                asked = Asked(engine, usage, bar)
+                if limit is None:
+                    _ask(work, asked, questions, missing)
+                    return
+                shown = sorted(missing, key=lambda question: question.rank)[: limit * len(work.askings)]
+                _drain(work, asked, shown)
+            _look(work, usage, shown, len(missing))
         finally:
             usage.write()
-    return askings, work.errors
 
 
-def _askings(model: str, config: Config) -> list[Asking]:
+def _askings(config: Config) -> list[Asking]:
     """One way of asking for each temperature."""
     annotate, teacher = config.annotate, config.teacher
-    tokenizer = teacher_tokenizer(teacher)
+    tokenizer, label = teacher_tokenizer(teacher), teacher_label(teacher)
     return [
         Asking(
-            model=model,
+            model=label,
             tokenizer=tokenizer,
             run_seed=config.run.seed,
             max_new_tokens=annotate.max_new_tokens,
@@ -266,36 +252,34 @@ def _scored(prompt: Prompt, config: Config) -> str | None:
     return prompt.given_reply.text if config.annotate.mode == "score" and prompt.given_reply is not None else None
 
 
-def _ask(work: Work, questions: Sequence[Question], missing: Sequence[Question]) -> None:
+def _ask(work: Work, asked: Asked, questions: Sequence[Question], missing: Sequence[Question]) -> None:
     """All that is missing: first a few, to see whether the answers are of any use, then the rest in the order of their beginnings."""
     annotate = work.config.annotate
-    with Progress(
-        work.run, "annotate", total=len(questions), done=len(questions) - len(missing), unit=_unit(work)
-    ) as bar:
-        first: list[Question] = []
-        if annotate.mode == "complete" and 0 < annotate.smoke_prompts < len(questions):
-            first = sorted(questions, key=lambda question: question.rank)[: annotate.smoke_prompts * len(work.askings)]
-            unasked = [question for question in first if question.key not in work.log]
-            _drain(work, unasked, bar)
-            _check_usable(work, first, len(missing) - len(unasked))
-        asked = {question.key for question in first}
-        rest = sorted((item for item in missing if item.key not in asked), key=lambda item: (item.order, item.key))
-        _drain(work, rest, bar, num_prompts=len(questions))
+    first: list[Question] = []
+    if annotate.mode == "complete" and 0 < annotate.smoke_prompts < work.num_prompts:
+        first = sorted(questions, key=lambda question: question.rank)[: annotate.smoke_prompts * len(work.askings)]
+        unasked = [question for question in first if question.key not in work.log]
+        _drain(work, asked, unasked)
+        _check_usable(work, asked.usage, first, len(missing) - len(unasked))
+    keys = {question.key for question in first}
+    rest = sorted((item for item in missing if item.key not in keys), key=lambda item: (item.order, item.key))
+    _drain(work, asked, rest)
 
 
 def _unit(work: Work) -> str:
     return "prompts" if len(work.askings) == 1 else "requests"
 
 
-def _drain(work: Work, questions: Sequence[Question], bar: Progress | None, num_prompts: int | None = None) -> None:
-    """Ask and log. With `num_prompts`, stop as soon as more failed than may."""
-    for answer in work.log.ask(work.engine, _requests(work, questions)) if questions else ():
-        _take(work, answer)
-        if bar is not None:
-            bar.advance(note=work.usage.note())
-        allowed = work.config.annotate.max_error_rate * (num_prompts or 0)
-        if num_prompts is not None and len(work.errors) > max(FEW, allowed):
-            raise _too_many(work.errors, num_prompts)
+def _drain(work: Work, asked: Asked, questions: Sequence[Question]) -> None:
+    """Ask and log; stop as soon as more prompts failed than may."""
+    for answer in work.log.ask(asked.engine, _requests(work, questions)) if questions else ():
+        if answer.error is not None:
+            work.errors[answer.request.prompt_id] = answer.error
+        else:
+            asked.usage.add(answer.completions, answer.num_cached_tokens)
+        asked.bar.advance(note=asked.usage.note())
+        if len(work.errors) > FEW:
+            _check_error_rate(work)
 
 
 def _requests(work: Work, questions: Sequence[Question]) -> Iterator[Request]:
@@ -310,14 +294,7 @@ def _requests(work: Work, questions: Sequence[Question]) -> Iterator[Request]:
                 work.errors[prompt.id] = str(error)
 
 
-def _take(work: Work, answer: Answer) -> None:
-    if answer.error is not None:
-        work.errors[answer.request.prompt_id] = answer.error
-    else:
-        work.usage.add(answer.completions, answer.num_cached_tokens, is_new=True)
-
-
-def _check_usable(work: Work, first: Sequence[Question], num_left: int) -> None:
+def _check_usable(work: Work, usage: Usage, first: Sequence[Question], num_left: int) -> None:
     """The smoke gate: `DataError` if too few of the first answers can be used; else a line with what the rest will take."""
     usable, reasons, num = 0, Counter[str](), 0
     with (work.run / "prompts" / "rows.jsonl").open("rb") as handle:
@@ -339,7 +316,7 @@ def _check_usable(work: Work, first: Sequence[Question], num_left: int) -> None:
             f"({work.config.annotate.min_usable:g}) allows: {_most_common(reasons)}. They are kept. Look at more of them with "
             "`distill annotate CONFIG --limit 20`; then mend the prompts' instruction or the teacher, or lower annotate.min_usable"
         )
-    projection = work.usage.projection(num_left)
+    projection = usage.projection(num_left)
     print(
         f"annotate: {usable} of the first {num} answers are usable" + (f"; {projection}" if projection else ""),
         file=sys.stderr,
@@ -347,9 +324,8 @@ def _check_usable(work: Work, first: Sequence[Question], num_left: int) -> None:
     )
 
 
-def _look(work: Work, questions: Sequence[Question], num_missing: int) -> None:
-    """Ask a few and print what came of each."""
-    _drain(work, questions, None)
+def _look(work: Work, usage: Usage, questions: Sequence[Question], num_missing: int) -> None:
+    """Print what came of each."""
     with (work.run / "prompts" / "rows.jsonl").open("rb") as handle:
         for question in questions:
             prompt = read_row_at(handle, question.offset, Prompt)
@@ -361,71 +337,102 @@ def _look(work: Work, questions: Sequence[Question], num_missing: int) -> None:
                 reading = read_completion(completion, prompt)
                 verdict = "usable" if reading.reason is None else f"{reading.reason}: {reading.detail}"
                 print(f"  {completion.text!r}\n    {verdict}")
-    print(f"\n{work.usage.projection(num_missing - len(questions))}", flush=True)
+    print(f"\n{usage.projection(num_missing - len(questions))}", flush=True)
     set_state(work.run, "annotate", "Stopped", message=f"after --limit {len(questions)}")
 
 
-def _check_error_rate(errors: dict[str, str], num_prompts: int, config: Config) -> None:
-    if len(errors) > config.annotate.max_error_rate * num_prompts:
-        raise _too_many(errors, num_prompts)
-
-
-def _too_many(errors: dict[str, str], num_prompts: int) -> DataError:
-    return DataError(
-        f"the teacher failed on {len(errors)} of {num_prompts} prompts, more than annotate.max_error_rate allows: "
-        f"{_most_common(Counter(errors.values()))}. What it did answer is kept; mend the cause and start again"
-    )
+def _check_error_rate(work: Work) -> None:
+    if len(work.errors) > work.config.annotate.max_error_rate * work.num_prompts:
+        raise DataError(
+            f"the teacher failed on {len(work.errors)} of {work.num_prompts} prompts, more than annotate.max_error_rate allows: "
+            f"{_most_common(Counter(work.errors.values()))}. What it did answer is kept; mend the cause and start again"
+        )
 
 
 def _most_common(reasons: Counter[str]) -> str:
-    return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    """The three most frequent; those that differ in numbers alone are one, shown by an example."""
+    examples: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        kind = re.sub(r"\d+", "N", reason)
+        examples.setdefault(kind, reason)
+        counts[kind] += count
+    return "; ".join(f"{count} x {examples[kind]}" for kind, count in counts.most_common(3))
+
+
+def _write(work: Work) -> JsonObject:
+    """The stage's files; returns the counts. Log-probabilities have a file of their own: they are a hundred times as long as the text."""
+    folder = work.run / "annotate"
+    rejects: list[Reject] = []
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        handles = {
+            name: stack.enter_context(atomic_file(folder / name))
+            for name in _files(work.config)
+            if name != "rejects.jsonl"
+        }
+        for annotation, logprobs in _annotated(work, rejects, counts):
+            handles["rows.jsonl"].write(row_line(annotation))
+            if logprobs is not None:
+                handles["logprobs.jsonl"].write(row_line(logprobs))
+            counts["rows"] += 1
+            counts["completion_tokens"] += annotation.completion.num_completion_tokens
+            counts["reasoning_dropped"] += annotation.completion.num_reasoning_characters > 0
+    counts["rejects"] = write_rows(folder / "rejects.jsonl", rejects)
+    names = (
+        "prompts",
+        "rows",
+        "rejects",
+        "logged",
+        "golden",
+        "few_shot",
+        "reasoning_dropped",
+        "prompt_tokens",
+        "completion_tokens",
+    )
+    return {**{name: counts[name] for name in names}, "reject_reasons": dict(Counter(r.reason for r in rejects))}
+
+
+def _files(config: Config) -> list[str]:
+    has_logprobs = config.annotate.num_logprobs or config.annotate.mode == "score"
+    return ["rows.jsonl", *(["logprobs.jsonl"] if has_logprobs else []), "rejects.jsonl"]
 
 
 def _annotated(
-    run: Path,
-    config: Config,
-    log: RequestLog,
-    askings: Sequence[Asking],
-    golden: GoldenExamples | None,
-    errors: dict[str, str],
-    rejects: list[Reject],
-    counts: Counter[str],
+    work: Work, rejects: list[Reject], counts: Counter[str]
 ) -> Iterator[tuple[Annotation, AnnotationLogprobs | None]]:
     """A row for every completion, in the order of the prompts; `rejects` and `counts` are filled beside it."""
-    for prompt in _prompts(run):
-        given = _given(prompt, config)
+    for prompt in _prompts(work.run):
+        counts["prompts"] += 1
+        given = _given(prompt, work.config)
         if isinstance(given, Reject):
             rejects.append(given)
         elif given is not None:
             counts["golden" if given.model == GOLDEN_MODEL else "logged"] += 1
             yield given, None
-        elif prompt.id in errors:
-            rejects.append(Reject(prompt.id, "teacher_error", errors[prompt.id], prompt.source))
+        elif prompt.id in work.errors:
+            rejects.append(Reject(prompt.id, "teacher_error", work.errors[prompt.id], prompt.source))
         else:
-            messages = _messages(prompt, golden)
-            counts["few_shot"] += messages != prompt.messages
-            for index, asking in enumerate(askings):
-                found = log.get(_key(asking, prompt, messages, config)).completions
-                yield from _annotations(prompt, messages, found, asking, index * asking.num_samples, config)
+            counts["few_shot"] += _messages(prompt, work.golden) != prompt.messages
+            for index, asking in enumerate(work.askings):
+                rows = list(_annotations(work, prompt, asking, first=index * asking.num_samples))
+                counts["prompt_tokens"] += rows[0][0].completion.num_prompt_tokens
+                yield from rows
 
 
 def _annotations(
-    prompt: Prompt,
-    messages: Sequence[Message],
-    completions: Sequence[Completion],
-    asking: Asking,
-    first: int,
-    config: Config,
+    work: Work, prompt: Prompt, asking: Asking, *, first: int
 ) -> Iterator[tuple[Annotation, AnnotationLogprobs | None]]:
-    scored = _scored(prompt, config)
+    messages, scored = _messages(prompt, work.golden), _scored(prompt, work.config)
+    completions = work.log.get(_key(asking, prompt, messages, work.config)).completions
+    prompt_hash = None
+    if any(completion.logprobs is not None for completion in completions):
+        prompt_hash = content_id(list(asking.prompt_request(prompt, messages, scored).prompt_ids))
     for index, completion in enumerate(completions):
-        logprobs = None
-        if completion.logprobs is not None:
-            request = asking.prompt_request(prompt, messages, scored)
-            tokens_hash = content_id(list(completion.logprobs.token_ids))
-            logprobs = AnnotationLogprobs(
-                prompt.id, first + index, content_id(list(request.prompt_ids)), tokens_hash, completion.logprobs
-            )
+        logprobs, told = None, completion.logprobs
+        if told is not None and prompt_hash is not None:
+            tokens_hash = content_id(list(told.token_ids))
+            logprobs = AnnotationLogprobs(prompt.id, first + index, prompt_hash, tokens_hash, told)
         text = completion.text if scored is None else scored
         yield (
             Annotation(
@@ -438,31 +445,3 @@ def _annotations(
             ),
             logprobs,
         )
-
-
-def _write(
-    run: Path,
-    config: Config,
-    rows: Iterator[tuple[Annotation, AnnotationLogprobs | None]],
-    rejects: list[Reject],
-    counts: Counter[str],
-) -> list[str]:
-    """The stage's files. Log-probabilities go to a file of their own, since they are a hundred times as long as the text."""
-    folder = run / "annotate"
-    files = ["rows.jsonl"]
-    with ExitStack() as stack:
-        annotations_file = stack.enter_context(atomic_file(folder / "rows.jsonl"))
-        logprobs_file = None
-        if config.annotate.num_logprobs or config.annotate.mode == "score":
-            logprobs_file = stack.enter_context(atomic_file(folder / "logprobs.jsonl"))
-            files.append("logprobs.jsonl")
-        for annotation, logprobs in rows:
-            annotations_file.write(row_line(annotation))
-            if logprobs is not None and logprobs_file is not None:
-                logprobs_file.write(row_line(logprobs))
-            counts["rows"] += 1
-            counts["prompt_tokens"] += annotation.completion.num_prompt_tokens if annotation.sample_index == 0 else 0
-            counts["completion_tokens"] += annotation.completion.num_completion_tokens
-            counts["reasoning_dropped"] += annotation.completion.num_reasoning_characters > 0
-    counts["rejects"] = write_rows(folder / "rejects.jsonl", rejects)
-    return [*files, "rejects.jsonl"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from distill.calls.match import score_text
 from distill.config import Config, model_path
-from distill.engines.choose import open_teacher, teacher_tokenizer
+from distill.engines.choose import LateEngine, open_teacher, teacher_inputs, teacher_label, teacher_tokenizer
 from distill.engines.protocol import Answer, Engine
 from distill.engines.request_log import complete_durably
 from distill.engines.requests import Asking
 from distill.engines.tokenizer import load_tokenizer
-from distill.engines.transformers_engine import fingerprint, open_transformers
+from distill.engines.transformers_engine import fingerprint, model_label, open_transformers
 from distill.evaluation.accuracy import BASE, TEACHER, seeded_model_name
 from distill.evaluation.statistics import count_verdicts
 from distill.records import Completion, DataError, JsonObject, JsonValue, Prediction, Prompt, Reject, Verdict
@@ -33,9 +34,10 @@ from distill.run_dir import (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model to be evaluated: its name in predictions, how to open it, and how its prompts are rendered."""
+    """A model to be evaluated: its name in predictions and in request keys, how to open it, and how its prompts are rendered."""
 
     name: str
+    model: str
     open: Callable[[], Engine]
     tokenizer: Callable[[], PreTrainedTokenizerFast | None]
     date_line: str | None = None
@@ -97,11 +99,7 @@ def _inputs(run: Path, config: Config) -> dict[str, JsonValue]:
     if "students" in config.evaluate.models:
         inputs["train"] = stage_hash(run, "train")
     if "teacher" in config.evaluate.models:
-        in_process = config.teacher.engine == "transformers"
-        inputs["teacher.model"] = config.teacher.model
-        inputs["teacher.engine"] = config.teacher.engine
-        inputs["teacher.weights"] = fingerprint(model_path(config.teacher.model)) if in_process else None
-        inputs["teacher.dtype"] = config.teacher.dtype if in_process else None
+        inputs |= teacher_inputs(config.teacher)
     return inputs
 
 
@@ -118,6 +116,7 @@ def _candidates(run: Path, config: Config) -> list[Candidate]:
         candidates.append(
             Candidate(
                 name=TEACHER,
+                model=teacher_label(teacher),
                 open=lambda: open_teacher(teacher, run / "evaluate"),
                 tokenizer=lambda: teacher_tokenizer(teacher),
                 date_line=teacher.date_line,
@@ -131,6 +130,7 @@ def _student(name: str, model: str, config: Config) -> Candidate:
     evaluate = config.evaluate
     return Candidate(
         name=name,
+        model=model_label(model),
         open=lambda: open_transformers(model, dtype=evaluate.dtype, batch_tokens=evaluate.batch_tokens),
         tokenizer=lambda: load_tokenizer(model),
     )
@@ -145,21 +145,17 @@ def _ask(
 ) -> list[Answer]:
     """One answer per prompt, in the order of the prompts. The engine is open no longer than that."""
     log = folder / f"requests-{candidate.name}.jsonl"
-    tokenizer = candidate.tokenizer()
-    engine = candidate.open()
-    try:
-        asking = Asking(
-            model=engine.model,
-            tokenizer=tokenizer,
-            run_seed=config.run.seed,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            date_line=candidate.date_line,
-            native_tools=candidate.native_tools,
-        )
-        requests = [asking.prompt_request(prompt, prompt.messages) for prompt in prompts]
+    asking = Asking(
+        model=candidate.model,
+        tokenizer=candidate.tokenizer(),
+        run_seed=config.run.seed,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        date_line=candidate.date_line,
+        native_tools=candidate.native_tools,
+    )
+    requests = [asking.prompt_request(prompt, prompt.messages) for prompt in prompts]
+    with closing(LateEngine(candidate.model, candidate.open)) as engine:
         answers = complete_durably(engine, requests, log, lambda _: bar.advance())
-    finally:
-        engine.close()
     return [answers[request.key] for request in requests]
 
 

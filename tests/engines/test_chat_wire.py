@@ -48,6 +48,10 @@ JSON_SCHEMA_TYPES = {"object", "array", "string", "number", "integer", "boolean"
 TOOL = Tool("f", "", {"type": "dict", "properties": {"x": {"type": "any"}}})
 
 
+def completions_in(body: bytes, request: Request) -> tuple[Completion, ...]:
+    return parse_chat(body, request)[0]
+
+
 def asked(chat: Chat, **changes: Any) -> Request:
     request = Request(
         key="k", prompt_id="p", prompt_ids=(), num_samples=1, sampling_temperature=0.0, max_new_tokens=64, seed=7, chat=chat
@@ -76,7 +80,7 @@ def reply(*messages: JsonObject, finish_reason: str | None = "stop", tokens: int
 
 
 def one(body: bytes, request: Request) -> Completion:
-    (completion,) = parse_chat(body, request)
+    (completion,) = completions_in(body, request)
     return completion
 
 
@@ -234,7 +238,7 @@ def test_calls_read_out_of_a_text_that_was_cut_off_are_truncated(told: str, toke
     message: JsonObject = {"tool_calls": api_calls([ToolCall("f", {})])}
     for num_samples in (1, 2):
         request = replace(native(TOOL), num_samples=num_samples)
-        completions = parse_chat(reply(*[message] * num_samples, finish_reason=told, tokens=tokens), request)
+        completions = completions_in(reply(*[message] * num_samples, finish_reason=told, tokens=tokens), request)
         assert [(c.finish_reason, c.num_completion_tokens, c.num_prompt_tokens) for c in completions] == [
             (found, tokens, 9)
         ] * num_samples
@@ -244,7 +248,7 @@ def test_samples_are_told_apart_by_their_index_and_counted_by_their_ids() -> Non
     told = json.loads(reply({"content": "first"}, {"content": "second"}))
     first, second = told["choices"]
     told |= {"choices": [second, first | {"token_ids": [1, 2]}], "usage": {"prompt_tokens": 9, "completion_tokens": 7}}
-    completions = parse_chat(json.dumps(told).encode(), replace(native(TOOL), num_samples=2))
+    completions = completions_in(json.dumps(told).encode(), replace(native(TOOL), num_samples=2))
     assert [(c.text, c.num_completion_tokens) for c in completions] == [("first", 2), ("second", 5)]
 
 
@@ -281,7 +285,7 @@ def with_choice(**changes: Any) -> bytes:
 )
 def test_a_broken_body_is_a_value_error_that_says_what_is_wrong(body: bytes, what: str) -> None:
     with pytest.raises(ValueError, match=re.escape(what)):
-        parse_chat(body, replace(native(TOOL), num_logprobs=1))
+        completions_in(body, replace(native(TOOL), num_logprobs=1))
 
 
 def test_log_probabilities_are_kept_by_id_and_only_with_the_text_they_belong_to() -> None:
@@ -426,7 +430,7 @@ def test_tools_in_the_text_are_the_tokens_and_the_answers_of_our_own_rendering(
         body = post(server, "chat/completions", chat_body(request, model=server.model))
         ids = prompt_ids(messages, tokenizer)
         assert json.loads(body)["prompt_token_ids"] == ids
-        for completion, other in zip(parse_chat(body, request), by_token_ids(server, request, ids), strict=True):
+        for completion, other in zip(completions_in(body, request), by_token_ids(server, request, ids), strict=True):
             assert (completion.text, completion.finish_reason) == (other["text"], other["finish_reason"])
             found = completion.logprobs
             assert found is not None and list(found.token_ids) == other["token_ids"]

@@ -70,7 +70,7 @@ def test_logged_answers_of_the_teacher_become_examples_and_no_teacher_is_needed(
     annotations = list(read_rows(tmp_path / "run" / "annotate" / "rows.jsonl", Annotation))
     assert {annotation.model for annotation in annotations} == {MODEL}
     counts: Any = read_json(tmp_path / "run" / "annotate" / "manifest.json")["counts"]
-    assert (counts["prompts"], counts["logged"], counts["completion_tokens"]) == (0, len(taken), 0)
+    assert (counts["prompts"], counts["logged"], counts["completion_tokens"]) == (len(taken), len(taken), 0)
     examples = list(read_rows(tmp_path / "run" / "curate" / "rows.jsonl", Example))
     assert [example.calls for example in examples] == [gold_calls(prompts[index]) for index in taken]
     # changing whose answers are used is another input
