@@ -85,3 +85,14 @@ def test_what_must_be_light_loads_no_torch() -> None:
     code = f"import sys, {', '.join(light)}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert done.stdout.strip() == "[]"
+
+
+def test_who_asks_a_server_waits_for_no_torch() -> None:
+    code = """
+import sys, distill.stages.annotate
+from distill.engines.tokenizer import load_tokenizer
+load_tokenizer("embedded:teacher")
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "False"

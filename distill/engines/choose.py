@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from distill.chat import stop_ids
 from distill.config import TeacherConfig, model_path
+from distill.engines.fingerprint import fingerprint, model_label
 from distill.engines.protocol import Answer, Engine, Request
 from distill.engines.server import open_server
 from distill.engines.serving import Serving, start_serving
 from distill.engines.tokenizer import load_tokenizer
-from distill.engines.transformers_engine import fingerprint, model_label, open_transformers
 from distill.records import JsonObject, JsonValue, content_id
 
 ANSWERING_FLAGS = (
@@ -28,6 +28,8 @@ ANSWERING_FLAGS = (
 def open_teacher(teacher: TeacherConfig, folder: Path) -> Engine:
     """The in-process model, or the servers' client with the key from the environment. A server that we start logs in `folder`."""
     if teacher.engine == "transformers":
+        from distill.engines.transformers_engine import open_transformers  # late: who asks a server needs no torch
+
         return open_transformers(teacher.model, dtype=teacher.dtype, batch_tokens=teacher.batch_tokens)
     api_key = os.environ.get(teacher.api_key_env)
     tokenizer = teacher_tokenizer(teacher)

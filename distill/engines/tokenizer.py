@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from distill.chat import why_unusable
 from distill.config import ConfigError, model_path
@@ -13,7 +11,8 @@ from distill.config import ConfigError, model_path
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder, a hub name or `embedded:...`; `ConfigError` if it is not there or not Llama 3's."""
     try:
-        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(model_path(name)))
+        # AutoTokenizer would load torch, for the same class: Llama 3's tokenizers are all of this one.
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(model_path(name))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -8,10 +8,8 @@ Legend: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,12 +18,12 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, P
 
 from distill.chat import stop_ids
 from distill.config import ConfigError, model_path
+from distill.engines.fingerprint import model_label
 from distill.engines.protocol import Answer, Request
 from distill.engines.tokenizer import load_tokenizer
 from distill.records import Completion, TokenLogprobs
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-SAMPLE_BYTES = 1 << 20
 
 
 def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> TransformersEngine:
@@ -45,24 +43,6 @@ def open_transformers(name: str, *, dtype: str, batch_tokens: int) -> Transforme
     model = cast(LlamaForCausalLM, loaded)
     torch.nn.Module.to(model, device).eval()
     return TransformersEngine(model=model_label(name), network=model, tokenizer=tokenizer, batch_tokens=batch_tokens)
-
-
-def model_label(name: str) -> str:
-    """A model's name with what changes when its weights do: how an engine of it is called."""
-    return f"{name}@{fingerprint(model_path(name))}"
-
-
-def fingerprint(path: str) -> str:
-    """12 hexadecimal digits that change with a model folder's weights; a hub name stands for itself."""
-    folder = Path(path)
-    digest = hashlib.sha256(b"" if folder.is_dir() else path.encode())
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as handle:
-            while block := handle.read(SAMPLE_BYTES):
-                digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 @dataclass(slots=True)

@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from distill.calls.match import score_text
 from distill.config import Config, model_path
 from distill.engines.choose import LateEngine, open_teacher, teacher_inputs, teacher_label, teacher_tokenizer
+from distill.engines.fingerprint import fingerprint, model_label
 from distill.engines.protocol import Answer, Engine
 from distill.engines.request_log import complete_durably
 from distill.engines.requests import Asking
 from distill.engines.tokenizer import load_tokenizer
-from distill.engines.transformers_engine import fingerprint, model_label, open_transformers
+from distill.engines.transformers_engine import open_transformers
 from distill.evaluation.accuracy import BASE, TEACHER, seeded_model_name
 from distill.evaluation.statistics import count_verdicts
 from distill.records import Completion, DataError, JsonObject, JsonValue, Prediction, Prompt, Reject, Verdict

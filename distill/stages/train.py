@@ -23,8 +23,8 @@ from accelerate.utils import GradientAccumulationPlugin
 from transformers import PreTrainedTokenizerFast
 
 from distill.config import Config, ConfigError, TrainConfig, model_path
+from distill.engines.fingerprint import fingerprint
 from distill.engines.tokenizer import load_tokenizer
-from distill.engines.transformers_engine import fingerprint
 from distill.evaluation.accuracy import seeded_model_name
 from distill.records import DataError, Example, JsonObject, JsonValue, Reject, content_id
 from distill.run_dir import STAGES, Progress, finish_stage, read_rows, stage_hash, start_stage, write_json, write_rows

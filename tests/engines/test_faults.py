@@ -36,7 +36,7 @@ MAX_CONCURRENCY = 16
 FAULT_SHARE = 0.2
 KILL_DEADLINE_S = 240.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 PROMPTS = [
     make_prompt(f"{index}: {prompt.request.text}") for index, prompt in enumerate(customer_prompts(NUM_PROMPTS, seed=5))
@@ -48,7 +48,8 @@ TOO_LONG = make_prompt("so long " * 1500)
 def server(llama_folder: Path, tmp_path: Path) -> Iterator[KillableServer]:
     if not (VLLM_ENVIRONMENT / ".ready").exists():
         pytest.skip("no vLLM in .venv-vllm; `make vllm` installs it, or says why there is none for this machine")
-    flags = ("--dtype", "float32", "--enforce-eager", "--api-key", KEY)
+    # On the CPU, a prompt with a seed whose prefill is split ends vLLM 0.32 ("CPU Generator does not use offset").
+    flags = ("--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill", "--api-key", KEY)
     killable = KillableServer(llama_folder, *flags, log=tmp_path / "server.log")
     try:
         killable.start()
@@ -132,7 +133,9 @@ def check_answers(folder: Path) -> None:
 
 def check_requests(proxy: FaultProxy, seen: SeenOnDisk, tokenizer: PreTrainedTokenizerFast) -> None:
     """The proxy's word: faults of every kind in the share wanted, and no request for what was on disk already."""
-    asked = [request for request in proxy.requests() if request.path == "/v1/completions"]
+    logged = [request for request in proxy.requests() if request.path == "/v1/completions"]
+    asked = [request for request in logged if request.prompt]
+    assert all(request.status is None for request in logged if not request.prompt), "only a kill cuts a request off"
     faults = Counter(request.fault for request in asked if request.fault)
     assert set(faults) == set(FAULTS) and 0.15 < faults.total() / len(asked) < 0.25
     prompt_of = {json_hash(prompt_ids(prompt.messages, tokenizer)): prompt.id for prompt in PROMPTS}

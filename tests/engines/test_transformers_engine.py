@@ -13,9 +13,10 @@ import torch
 
 from distill.chat import stop_ids
 from distill.config import ConfigError
+from distill.engines.fingerprint import fingerprint
 from distill.engines.protocol import Answer, Request
 from distill.engines.requests import Asking
-from distill.engines.transformers_engine import TransformersEngine, fingerprint, open_transformers
+from distill.engines.transformers_engine import TransformersEngine, open_transformers
 from distill.records import Completion, FinishReason, Message
 from tests.customer_world import customer_prompts
 
