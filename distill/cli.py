@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from distill.config import Config, ConfigError, load_config
 from distill.records import DataError, JsonValue
-from distill.run_dir import STAGES, Stage, locked, read_status, save_resolved_config, set_state, write_json
+from distill.run_dir import STAGES, Stage, State, locked, read_status, save_resolved_config, set_state, write_json
 from distill.scoring import row_lines, score_files, scores_json, table_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -42,16 +43,17 @@ def call_cleanly(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except typer.Exit as done:
-        return int(done.exit_code)
+        result = int(done.exit_code)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        result = 130
     except typer._click.exceptions.ClickException as error:
         error.show()
         return 2
     except Exception:
         traceback.print_exc()
         return 1
+    if result == 130:  # typer, too, makes this of an interruption
+        print("stopped; the same command goes on from here", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 
@@ -61,11 +63,11 @@ def run_stage(stage: Stage, config: Config, *, redo: bool, limit: int | None = N
     try:
         _runner(stage)(run, config, redo=redo, **({} if limit is None else {"limit": limit}))
     except KeyboardInterrupt:
-        set_state(run, stage, "Stopped")
+        _note_end(run, stage, "Stopped")
         raise
     except Exception as error:
         if not (run / stage / "manifest.json").exists():
-            set_state(run, stage, "Failed", message=str(error))
+            _note_end(run, stage, "Failed", message=str(error))
         raise
     if limit is not None and not (run / stage / "manifest.json").exists():
         print(f"{stage}: stopped after --limit {limit}; the same command without it goes on from here", file=sys.stderr)
@@ -276,6 +278,12 @@ def demo(
     from distill.embedded.demo import run_demo  # late: loads torch, which `status` must not wait for
 
     run_demo(folder, overrides or [])
+
+
+def _note_end(run: Path, stage: Stage, state: State, **fields: JsonValue) -> None:
+    """On a full disk the state stays as it was: what ended the stage is the message."""
+    with suppress(DataError, OSError):
+        set_state(run, stage, state, **fields)
 
 
 def _publish(run: Path, stage: Stage, url: str, *, replace: bool) -> None:

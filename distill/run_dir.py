@@ -10,6 +10,7 @@ inputs resumes or says "up to date"; with other inputs it stops, names what chan
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -42,6 +43,7 @@ KEPT_ON_REDO = re.compile(
 )  # answers paid for, what was paid, to whom
 PACKAGES = ("distill", "torch", "transformers", "peft", "accelerate")
 LINE_EVERY_S = 30.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FromJson(Protocol):
@@ -176,7 +178,7 @@ def write_stage_rows(run: Path, stage: Stage, records: Iterable[Any], rejects: I
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Any]:
-    """A text file that appears under its name only when complete and on disk."""
+    """A text file that appears under its name only when complete and on disk. A full disk is a `DataError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -184,8 +186,12 @@ def atomic_file(path: Path) -> Iterator[Any]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise DataError(
+                f"{path}: cannot write it ({error.strerror}); what was done before is kept. Make room and start again"
+            ) from None
         raise
     os.replace(partial, path)
 
