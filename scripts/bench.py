@@ -1,8 +1,8 @@
 """`python scripts/bench.py`: what runs on the CPU, timed beside what others offer for the same work, all in one run.
 
 Prompts are validated beside `json.loads`, calls are parsed and matched beside BFCL's own checker, the embedded student is trained
-beside a plain loop and TRL, the embedded teacher answers in this process, through transformers' `generate` and through vLLM. Whatever
-is not there is skipped, and says so.
+beside a plain loop and TRL, the embedded teacher answers in this process, through transformers' `generate` and through vLLM, and a
+server is asked beside the bare openai client and vLLM's own serving benchmark. Whatever is not there is skipped, and says so.
 
 Legend: B rows, T tokens.
 """
@@ -53,6 +53,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "calls")]
 from bfcl_reference import Record, load_reference, read_records  # noqa: E402
 from mutations import gold_calls, mutate_calls, write_calls  # noqa: E402
 
+from scripts.bench_annotate import IN_FLIGHT, measure_costs, measure_rates, measure_stage  # noqa: E402
 from scripts.bench_gpu import (  # noqa: E402
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -69,7 +70,7 @@ from scripts.bench_prompts import NUM_TOOL_LISTS, measure_prompts  # noqa: E402
 from tests.vllm_server import VLLM_ENVIRONMENT, vllm_servers  # noqa: E402
 
 CPU = torch.device("cpu")
-PARTS = ("prompts", "calls", "training", "engines")
+PARTS = ("prompts", "calls", "training", "engines", "annotate")
 NUM_ROUNDS = 3
 BATCH_SIZE = 16
 MICRO_BATCH_TOKENS = 8192
@@ -112,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps", type=int, default=10, help=f"timed training steps of {BATCH_SIZE} examples (default: 10)"
     )
     parser.add_argument("--prompts", type=int, default=128, help="prompts the teacher answers (default: 128)")
+    parser.add_argument(
+        "--annotate-prompts", type=int, default=20_000, help="prompts annotated to see how much memory that takes"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench/cpu.json"), help="where the JSON goes")
     arguments = parser.parse_args(argv)
     disable_progress_bar()
@@ -120,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "calls": bench_calls,
         "training": lambda: bench_training(arguments.student, num_steps=arguments.steps),
         "engines": lambda: bench_engines(arguments.teacher, num_prompts=arguments.prompts),
+        "annotate": lambda: bench_annotate(num_prompts=arguments.annotate_prompts),
     }
     rows = []
     for name in arguments.only:
@@ -256,6 +261,34 @@ def bench_engines(teacher: str, *, num_prompts: int) -> list[Row]:
         note = f"{len(requests)} prompts" if name == "distill" else f"{num_equal} answers as ours"
         rows.append(Row("engines", name, rates[name], "prompts/s", _ratio(rates, name), note))
     return rows + skipped
+
+
+def bench_annotate(*, num_prompts: int) -> list[Row]:
+    """Requests per CPU-second of the client beside the openai client's, per second beside vLLM's own serving benchmark's, and memory."""
+    rows = []
+    for cost in measure_costs():
+        benchmark = f"annotate, n = {cost.num_samples}, {cost.num_logprobs} logprobs"
+        for who, seconds in cost.seconds.items():
+            note = f"{seconds:.2f} CPU s per 1,000 requests"
+            note += "" if who == "distill" else f", distill takes {cost.ratios[who]:.2f} times as much"
+            ratio = None if who == "distill" else 1 / cost.ratios[who]
+            rows.append(Row(benchmark, who, 1000 / seconds, "requests/CPU s", ratio, note))
+    if (VLLM_ENVIRONMENT / ".ready").exists():
+        for rate in measure_rates():
+            benchmark = f"annotate, vLLM, {'prefix' if rate.in_prefix_order else 'random'} order"
+            note = f"{IN_FLIGHT} in flight, {rate.cached_share:.0%} of the prompts' tokens cached"
+            ratio = None if rate.who == "distill" and rate.in_prefix_order else rate.ratio
+            rows.append(Row(benchmark, rate.who, rate.requests_per_s, "requests/s", ratio, note))
+    else:
+        rows.append(_skipped("annotate, vLLM", "distill", "no vLLM in .venv-vllm (make vllm)"))
+    part, whole = measure_stage(num_prompts // 10), measure_stage(num_prompts)
+    prompt_bytes = (whole.peak_bytes - part.peak_bytes) / (whole.num_prompts - part.num_prompts)
+    memory = (
+        f"{num_prompts} prompts in {whole.peak_bytes / 1e6:.0f} MB of resident memory at most, {whole.seconds:.0f} s; "
+        f"100,000 more would take {prompt_bytes / 10:.0f} MB more"
+    )
+    rows.append(Row("annotate, whole stage", "distill", num_prompts / whole.cpu_s, "prompts/CPU s", None, memory))
+    return rows
 
 
 def time_plain(model: Model, batches: Batches) -> Timings:

@@ -3,7 +3,7 @@
 The client's CPU time stands beside that of the bare openai client asking for the same, answered by a stub after a fixed delay. Requests per
 second stand beside those of vLLM's own serving benchmark, on one server in turn. The memory is that of the whole `annotate` stage.
 
-As a script: `stub` serves, `costs` measures both clients against a server, `stage` runs `distill annotate` and tells its memory.
+As a script: `stub` serves, `costs` measures the clients against a server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from distill.chat import prompt_ids  # noqa: E402
-from distill.cli import run_one  # noqa: E402
 from distill.config import model_path  # noqa: E402
 from distill.embedded.customer import SYSTEM  # noqa: E402
 from distill.engines.protocol import Engine, Request  # noqa: E402
@@ -92,6 +91,19 @@ with open(out, "w") as handle:
 """
 """Runs where vLLM is installed: its serving benchmark, `vllm bench serve`, on requests of ours instead of one of its datasets."""
 
+ANNOTATE = """
+import json, sys, time
+from pathlib import Path
+from distill.cli import run_one
+start = time.perf_counter()
+run_one("annotate", Path(sys.argv[1]), [], redo=False)
+seconds, status = time.perf_counter() - start, Path("/proc/self/status").read_text(encoding="ascii")
+# As Linux counts it for this process alone; getrusage would add what the process that started this one held.
+peak_bytes = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+print(json.dumps({"seconds": seconds, "cpu_s": time.process_time(), "peak_bytes": peak_bytes}))
+"""
+"""`distill annotate` with nothing else imported, and what it took."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientCost:
@@ -109,17 +121,21 @@ class ClientCost:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What `who` (`distill` or `vllm`) got out of a server; `cached_share` of the prompts' tokens was in its prefix cache."""
+    """What `who` (`distill`, or `vllm`: its serving benchmark) got out of a server, the median over rounds.
+
+    `cached_share` of the prompts' tokens was in its prefix cache. `ratio` is distill's rate in prefix order over this one.
+    """
 
     who: str
     in_prefix_order: bool
     requests_per_s: float
     cached_share: float
+    ratio: float
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """The `annotate` stage in a process of its own. `peak_bytes` is its largest resident set, imports and all."""
+    """`distill annotate` in a process of its own. `peak_bytes` is its largest resident set; imports are in that and in `cpu_s`."""
 
     num_prompts: int
     seconds: float
@@ -135,48 +151,44 @@ class ServedPrompt:
     ids: tuple[int, ...]
 
 
-def measure_costs(*, num_requests: int = 1000, num_rounds: int = NUM_ROUNDS) -> list[ClientCost]:
+def measure_costs(*, num_requests: int = 500, num_rounds: int = NUM_ROUNDS) -> list[ClientCost]:
     """Both clients against the stub, for 1 and 4 samples with and without log-probabilities, a process for each."""
     costs = []
     with stub_server(STUB_DELAY_S) as base_url:
         for num_logprobs in (0, TOP_LOGPROBS):
             for num_samples in (1, 4):
                 numbers = map(str, (num_samples, num_logprobs, num_requests, num_rounds))
-                rounds = _run_self("costs", base_url, *numbers)["rounds"]
+                rounds = _last_line(__file__, "costs", base_url, *numbers)["rounds"]
                 seconds = {who: median(1000 * found[who] / num_requests for found in rounds) for who in rounds[0]}
                 ratios = {who: median(found["distill"] / found[who] for found in rounds) for who in rounds[0]}
                 costs.append(ClientCost(num_samples, num_logprobs, seconds, ratios))
     return costs
 
 
-def measure_rates(*, num_prompts: int = 2000, num_rounds: int = 3) -> list[Rate]:
-    """Each client in each order on one vLLM server that holds the embedded teacher, in turn, its prefix cache emptied before."""
+def measure_rates(*, num_prompts: int = 2000, num_rounds: int = 2) -> list[Rate]:
+    """vLLM's benchmark and our client on a server that holds the embedded teacher, in turn, its prefix cache emptied before each."""
     prompts = bfcl_prompts(num_prompts)
     in_order = sorted(prompts, key=lambda prompt: prefix_order(prompt.messages))
     flags = ("--max-model-len", str(SERVED_CONTEXT), "--enable-prompt-tokens-details")
-    asking: dict[str, Callable[[VllmServer, Sequence[ServedPrompt]], float]] = {
-        "vllm": _ask_by_vllm,
-        "distill": _ask_by_engine,
-    }
-    rounds: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    rounds: list[dict[tuple[str, bool], tuple[float, float]]] = []
     with TemporaryDirectory() as logs, _development_mode(), vllm_servers(Path(logs)) as start:
         server = start(Path(model_path(TEACHER)), *flags)
         _ask_by_engine(server, prompts[:IN_FLIGHT])
+        works = {
+            ("vllm", True): partial(_ask_by_vllm, server, in_order),
+            ("distill", True): partial(_ask_by_engine, server, in_order),
+            ("distill", False): partial(_ask_by_engine, server, prompts),
+        }
         for _ in range(num_rounds):
-            for ordered in (True, False):
-                for who, ask in asking.items():
-                    measured = _measured(server, partial(ask, server, in_order if ordered else prompts))
-                    rounds.setdefault((who, ordered), []).append(measured)
-    return [
-        Rate(who, ordered, num_prompts / median(s for s, _ in found), median(share for _, share in found))
-        for (who, ordered), found in rounds.items()
-    ]
+            rounds.append({name: _measured(server, work) for name, work in works.items()})
+    return [_rate(rounds, *name, num_prompts) for name in works]
 
 
 def measure_stage(num_prompts: int) -> StageCost:
     """The whole stage on made-up prompts of about 3 kB, against the stub, 256 requests under way."""
     with TemporaryDirectory() as folder, stub_server(STAGE_DELAY_S) as base_url:
-        return StageCost(num_prompts, **_run_self("stage", str(prepare_stage(Path(folder), num_prompts, base_url))))
+        config = prepare_stage(Path(folder), num_prompts, base_url)
+        return StageCost(num_prompts, **_last_line("-c", ANNOTATE, str(config)))
 
 
 @contextmanager
@@ -308,7 +320,7 @@ class StubConnection(asyncio.Protocol):
 
 
 def main() -> None:
-    """Run the one of the three that the command line names."""
+    """Run the one of the two that the command line names."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     stub = commands.add_parser("stub")
@@ -317,13 +329,9 @@ def main() -> None:
     costs.add_argument("base_url")
     for name in ("num_samples", "num_logprobs", "num_requests", "num_rounds"):
         costs.add_argument(name, type=int)
-    stage = commands.add_parser("stage")
-    stage.add_argument("config")
     arguments = parser.parse_args()
     if arguments.command == "stub":
         asyncio.run(_serve(arguments.delay_s))
-    elif arguments.command == "stage":
-        print(json.dumps(_run_stage(arguments.config)))
     else:
         requests = random_requests(
             arguments.num_requests, num_samples=arguments.num_samples, num_logprobs=arguments.num_logprobs
@@ -455,27 +463,12 @@ def _logprobs(ids: Sequence[int], num_logprobs: int, random: Random) -> JsonObje
     return logprobs
 
 
-def _run_self(*arguments: str) -> dict[str, Any]:
-    """What this script prints last, started as a process of its own."""
-    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+def _last_line(*arguments: str) -> dict[str, Any]:
+    """The JSON that a Python of its own prints last."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def _run_stage(config: str) -> dict[str, float]:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    run_one("annotate", Path(config), [], redo=False)
-    return {
-        "seconds": time.perf_counter() - start,
-        "cpu_s": time.process_time() - cpu_start,
-        "peak_bytes": _peak_bytes(),
-    }
-
-
-def _peak_bytes() -> int:
-    """The largest resident set of this process as Linux counts it; `getrusage` would add that of the process which started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _prompts(records: Path) -> Iterator[Prompt]:
@@ -530,6 +523,15 @@ def _measured(server: VllmServer, work: Callable[[], float]) -> tuple[float, flo
     seconds = work()
     queried, found = (now - then for now, then in zip(_cache_counts(root), before, strict=True))
     return seconds, found / queried
+
+
+def _rate(
+    rounds: Sequence[dict[tuple[str, bool], tuple[float, float]]], who: str, in_prefix_order: bool, num_prompts: int
+) -> Rate:
+    seconds, shares = zip(*(found[who, in_prefix_order] for found in rounds), strict=True)
+    best_s = [found["distill", True][0] for found in rounds]
+    ratio = median(one / best for one, best in zip(seconds, best_s, strict=True))
+    return Rate(who, in_prefix_order, num_prompts / median(seconds), median(shares), ratio)
 
 
 def _cache_counts(root: str) -> tuple[float, float]:

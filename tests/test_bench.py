@@ -14,8 +14,9 @@ from accelerate.state import AcceleratorState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill.engines.wire import completion_body
 from distill.validation import validate
-from scripts import bench, bench_gpu, bench_prompts
+from scripts import bench, bench_annotate, bench_gpu, bench_prompts
 from scripts.bench_gpu import Method, Workload, attention_flops, build_model, linear_flops, random_examples
 
 CPU = torch.device("cpu")
@@ -129,3 +130,26 @@ def test_prompts_are_rated_in_this_process_and_take_their_memory_in_another() ->
     assert rates.parsed > rates.validated > 0 < rates.near_duplicates
     assert whole.num_records == 300 and whole.cpu_s > 0
     assert 2**24 < whole.peak_bytes < len(ballast)
+
+
+@pytest.mark.parametrize(("num_samples", "num_logprobs"), [(1, 0), (4, 20)])
+def test_the_bare_client_asks_for_what_the_engine_asks_for(num_samples: int, num_logprobs: int) -> None:
+    (request,) = bench_annotate.random_requests(1, num_samples=num_samples, num_logprobs=num_logprobs)
+    body = completion_body(request, model=bench_annotate.STUB_MODEL, stop_ids=bench_annotate.STOP_IDS)
+    for past_transform in (False, True):
+        arguments = bench_annotate.openai_arguments(request, past_transform=past_transform)
+        extra_body = arguments.pop("extra_body")
+        assert arguments | extra_body == body
+
+
+def test_clients_are_measured_against_a_stub_that_answers_as_vllm_does() -> None:
+    requests = bench_annotate.random_requests(3, num_samples=2, num_logprobs=5)
+    with bench_annotate.stub_server(0.0) as base_url:
+        (seconds,) = bench_annotate.cost_rounds(base_url, requests, num_rounds=1)
+    assert list(seconds) == ["distill", "openai", "openai, extra_body"] and min(seconds.values()) > 0
+
+
+def test_a_whole_stage_is_annotated_in_a_process_of_its_own() -> None:
+    cost = bench_annotate.measure_stage(40)
+    assert cost.num_prompts == 40 and cost.seconds > 0 < cost.cpu_s
+    assert 2**26 < cost.peak_bytes < 2**30

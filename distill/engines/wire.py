@@ -116,7 +116,7 @@ def _completion(choice: Mapping[str, Any], request: Request, num_choices: int, u
 def _logprobs(choice: Mapping[str, Any]) -> TokenLogprobs:
     token_ids = tuple(choice["token_ids"])
     places = [
-        sorted(((int(name.removeprefix(ID_MARK)), value) for name, value in place.items()), key=lambda item: -item[1])
+        ([int(name.removeprefix(ID_MARK)) for name in place], list(place.values()))
         for place in choice["logprobs"]["top_logprobs"]
     ]
     if len(places) != len(token_ids):
@@ -130,8 +130,7 @@ def _scored(prompt_logprobs: Sequence[Mapping[str, Any] | None], request: Reques
     if len(told) != len(request.scored_ids):
         raise ValueError(f"log-probabilities of {len(told)} tokens, where {len(request.scored_ids)} were asked for")
     places = [
-        sorted(((int(name), entry["logprob"]) for name, entry in (place or {}).items()), key=lambda item: -item[1])
-        for place in told
+        ([int(name) for name in place or {}], [entry["logprob"] for entry in (place or {}).values()]) for place in told
     ]
     return Completion(
         text="",
@@ -142,12 +141,17 @@ def _scored(prompt_logprobs: Sequence[Mapping[str, Any] | None], request: Reques
     )
 
 
-def _token_logprobs(token_ids: tuple[int, ...], places: Sequence[Sequence[tuple[int, float]]]) -> TokenLogprobs:
-    for token, place in zip(token_ids, places, strict=True):
-        if token not in (found for found, _ in place):
+def _token_logprobs(token_ids: tuple[int, ...], places: Sequence[tuple[list[int], list[float]]]) -> TokenLogprobs:
+    """Each place likeliest first, as most of them are told."""
+    top_ids: list[tuple[int, ...]] = []
+    top_logprobs: list[tuple[float, ...]] = []
+    for token, (ids, values) in zip(token_ids, places, strict=True):
+        if token not in ids:
             raise ValueError(f"token {token} has no log-probability of its own; ask with return_tokens_as_token_ids")
-    return TokenLogprobs(
-        token_ids=token_ids,
-        top_ids=tuple(tuple(found for found, _ in place) for place in places),
-        top_logprobs=tuple(tuple(value for _, value in place) for place in places),
-    )
+        falling = sorted(values, reverse=True)
+        if values != falling:
+            order = sorted(range(len(ids)), key=lambda index: -values[index])  # used at once
+            ids = [ids[index] for index in order]
+        top_ids.append(tuple(ids))
+        top_logprobs.append(tuple(falling))
+    return TokenLogprobs(token_ids, tuple(top_ids), tuple(top_logprobs))
