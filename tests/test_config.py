@@ -74,7 +74,12 @@ def test_the_demo_runs_the_file_that_people_copy() -> None:
             "below 1",
         ),
         ("annotate", {"num_samples": 2}, "annotate:", "temperature above 0"),
-        ("teacher", {"model": "m", "engine": "server"}, "teacher:", "give either base_url, the address of a running server"),
+        (
+            "teacher",
+            {"model": "m", "engine": "server"},
+            "teacher:",
+            "give either base_url, the address of a running server",
+        ),
         ("train", {}, "train:", "exactly one of num_epochs and max_steps"),
         ("train", {"max_steps": 1, "num_epochs": 1.0}, "train:", "exactly one of num_epochs and max_steps"),
         ("train", {"max_steps": 1, "micro_batch_tokens": 10, "max_length": 11}, "train:", "micro_batch_tokens (10)"),
