@@ -346,7 +346,7 @@ def _changes(recorded: Mapping[str, JsonValue], inputs: Mapping[str, JsonValue])
 
 
 def _is_untouched(folder: Path) -> bool:
-    return all(item.name == "inputs.json" for item in folder.iterdir())
+    return all(item.name == "inputs.json" or item.stat().st_size == 0 for item in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:
