@@ -46,22 +46,21 @@ def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer, *, date_line: 
     ids = [special[BEGIN_OF_TEXT]]
     for name, text in _turns(messages, date_line):
         ids += _header_ids(name, special, tokenizer)
-        ids += text_ids("\n\n" + text, tokenizer)
+        ids += _text_ids("\n\n" + text, tokenizer)
         ids.append(special[END_OF_TURN])
-    return ids + _header_ids("assistant", special, tokenizer) + text_ids("\n\n", tokenizer)
+    return ids + _header_ids("assistant", special, tokenizer) + _text_ids("\n\n", tokenizer)
 
 
 def example_ids(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) -> TokenizedExample:
     """Token ids of a prompt and its reply. `prompt_ids` of the same messages is a prefix; the mask covers exactly the rest."""
     before = prompt_ids(messages, tokenizer)
-    after = [*text_ids(reply.strip(), tokenizer), _special_ids(tokenizer)[END_OF_TURN]]
+    after = reply_ids(reply, tokenizer)
     return TokenizedExample(input_ids=(*before, *after), loss_mask=(*(0 for _ in before), *(1 for _ in after)))
 
 
-def text_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a piece of text, in which nothing is a special token."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return ids
+def reply_ids(reply: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of what a model writes behind a prompt: the reply and its end of turn."""
+    return (*_text_ids(reply.strip(), tokenizer), _special_ids(tokenizer)[END_OF_TURN])
 
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -113,4 +112,9 @@ def _turns(messages: Sequence[Message], date_line: str | None) -> list[tuple[str
 
 
 def _header_ids(name: str, special: dict[str, int], tokenizer: Tokenizer) -> list[int]:
-    return [special[START_HEADER], *text_ids(name, tokenizer), special[END_HEADER]]
+    return [special[START_HEADER], *_text_ids(name, tokenizer), special[END_HEADER]]
+
+
+def _text_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids

@@ -133,12 +133,7 @@ def stage_hash(run: Path, stage: Stage) -> str:
 def read_rows(path: Path, row_type: type[RowT]) -> Iterator[RowT]:
     """Records of a `rows.jsonl` written by a stage. `DataError` names the line that is not such a record."""
     for number, line in enumerate(_lines(path), start=1):
-        try:
-            yield row_type.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}:{number}: not a {row_type.__name__} ({error}); redo the stage that wrote it"
-            ) from None
+        yield _row(line, f"{path}:{number}", row_type)
 
 
 def read_rows_with_offsets(path: Path, row_type: type[RowT]) -> Iterator[tuple[int, RowT]]:
@@ -362,9 +357,10 @@ def _clear(folder: Path) -> None:
             item.unlink()
 
 
-def _row(line: bytes, where: str, row_type: type[RowT]) -> RowT:
+def _row(line: str | bytes, where: str, row_type: type[RowT]) -> RowT:
     try:
-        return row_type.from_json(json.loads(line.decode("utf-8", "surrogatepass")))
+        text = line.decode("utf-8", "surrogatepass") if isinstance(line, bytes) else line
+        return row_type.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: not a {row_type.__name__} ({error}); redo the stage that wrote it") from None
 

@@ -15,7 +15,15 @@ from typing import Any, Literal
 from distill.calls.parse import ParseError, looks_like_calls, parse_calls
 from distill.calls.render import render_calls
 from distill.engines.protocol import Chat, Request
-from distill.engines.wire import ID_MARK, NEUTRAL_SAMPLING, Parsed, cached_tokens, finish_reason_of, load_body
+from distill.engines.wire import (
+    ID_MARK,
+    NEUTRAL_SAMPLING,
+    Parsed,
+    count_tokens,
+    finish_reason_of,
+    parse_choices,
+    token_logprobs,
+)
 from distill.native_tools import (
     CallStyle,
     UnpairedToolResult,
@@ -99,18 +107,9 @@ def parse_chat(body: bytes, request: Request) -> Parsed:
     """
     assert request.chat is not None
     own_names = {sent: own for own, sent in _sent_names(request.chat.tools).items() if sent != own}
-    try:
-        reply = load_body(body)
-        choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
-        usage = reply["usage"]
-        completions = tuple(_completion(choice, usage, request, own_names) for choice in choices)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
-        ) from None
-    if len(completions) != request.num_samples:
-        raise ValueError(f"{len(completions)} completions where {request.num_samples} were asked for")
-    return completions, cached_tokens(usage)
+    return parse_choices(
+        body, request.num_samples, lambda choice, usage: _completion(choice, usage, request, own_names)
+    )
 
 
 _SENDABLE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -184,7 +183,7 @@ def _completion(choice: Any, usage: Any, request: Request, own_names: Mapping[st
         text = _calls_text(tool_calls, own_names)
     else:
         text = _with_own_names(text, own_names)
-    num_tokens = len(choice["token_ids"]) if request.num_samples > 1 else int(usage["completion_tokens"])
+    num_tokens = count_tokens(choice, usage, request)
     is_own_text = text == content and not num_dropped
     return Completion(
         text=text,
@@ -246,21 +245,16 @@ def _finish_reason(said: object, *, is_full: bool) -> FinishReason:
 
 def _token_logprobs(choice: Any) -> TokenLogprobs:
     places = choice["logprobs"]["content"]
-    likeliest = [_likeliest(place) for place in places]
-    return TokenLogprobs(
-        token_ids=tuple(_token_id(place) for place in places),
-        top_ids=tuple(tuple(token for token, _ in pairs) for pairs in likeliest),
-        top_logprobs=tuple(tuple(logprob for _, logprob in pairs) for pairs in likeliest),
-    )
+    told = [_likeliest(place) for place in places]
+    return token_logprobs(tuple(map(_token_id, places)), [([*found], [*found.values()]) for found in told])
 
 
-def _likeliest(place: Any) -> list[tuple[int, float]]:
-    """Ids and log-probabilities, likeliest first; the text's own token is among them."""
+def _likeliest(place: Any) -> dict[int, float]:
+    """Log-probabilities by id; the text's own token is among them."""
     told = place["top_logprobs"]
     if not told:
         raise ValueError("no log-probabilities at one of the tokens")
-    by_id = {_token_id(token): float(token["logprob"]) for token in [*told, place]}
-    return sorted(by_id.items(), key=lambda pair: -pair[1])
+    return {_token_id(token): float(token["logprob"]) for token in [*told, place]}
 
 
 def _token_id(token: Any) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-import yaml
 from transformers import PreTrainedTokenizerFast
 
 from distill.chat import stop_ids
@@ -15,14 +14,9 @@ from distill.config import TeacherConfig, model_path
 from distill.engines.fingerprint import fingerprint, model_label
 from distill.engines.protocol import Answer, Engine, Request
 from distill.engines.server import open_server
-from distill.engines.serving import Serving, start_serving
+from distill.engines.serving import Serving, answering_flags, start_serving
 from distill.engines.tokenizer import load_tokenizer
 from distill.records import JsonObject, JsonValue, content_id
-
-ANSWERING_FLAGS = (
-    "model", "revision", "tokenizer", "tokenizer-mode", "dtype", "quantization", "kv-cache-dtype", "hf-overrides", "rope-scaling",
-    "chat-template", "tool-call-parser", "reasoning-parser",
-)  # fmt: skip
 
 
 def open_teacher(teacher: TeacherConfig, folder: Path) -> Engine:
@@ -106,13 +100,4 @@ def _addresses(teacher: TeacherConfig, serving: Serving | None) -> Sequence[str]
 
 
 def _served_flags(teacher: TeacherConfig) -> JsonObject | None:
-    """Those flags of a server of our own that decide what it answers."""
-    if teacher.serve is None:
-        return None
-    try:
-        found = yaml.safe_load(Path(teacher.serve.config).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        found = None  # starting the server says what is wrong with it
-    given = {**(found if isinstance(found, dict) else {}), **teacher.serve.arguments}
-    named = {str(name).replace("_", "-"): value for name, value in given.items()}
-    return {name: named[name] for name in ANSWERING_FLAGS if name in named}
+    return None if teacher.serve is None else answering_flags(teacher.serve)

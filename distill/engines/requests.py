@@ -13,7 +13,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from distill.chat import END_OF_TURN, prompt_ids, text_ids
+from distill.chat import prompt_ids, reply_ids
 from distill.engines.chat_wire import chat_of
 from distill.engines.golden import num_system
 from distill.engines.protocol import Request
@@ -59,13 +59,14 @@ class Asking:
         scored: str | None = None,
     ) -> Request:
         """One request; with `scored`, for the log-probabilities of that reply and its end of turn."""
-        chat = None
-        ids: tuple[int, ...] = ()
+        chat, ids, scored_ids = None, tuple[int, ...](), None
         if self.tokenizer is None:
+            assert scored is None, "the server renders: nothing can be scored"
             place: Literal["text", "native"] = "native" if self.native_tools else "text"
             chat = chat_of(messages, tools, tools_span, tools_place=place)
         else:
             ids = tuple(prompt_ids(messages, self.tokenizer, date_line=self.date_line))
+            scored_ids = None if scored is None else reply_ids(scored, self.tokenizer)
         return Request(
             key=self.key(prompt_id, messages, tools, scored),
             prompt_id=prompt_id,
@@ -75,7 +76,7 @@ class Asking:
             max_new_tokens=self.max_new_tokens,
             seed=self.seed(prompt_id),
             num_logprobs=self.num_logprobs,
-            scored_ids=None if scored is None else self._reply_ids(scored),
+            scored_ids=scored_ids,
             sampling_parameters=self.sampling_parameters,
             chat=chat,
         )
@@ -86,11 +87,6 @@ class Asking:
         if span is not None and span.message_index >= num_system(prompt.messages):
             span = replace(span, message_index=span.message_index + added)
         return self.request(prompt.id, messages, prompt.tools, span, scored)
-
-    def _reply_ids(self, reply: str) -> tuple[int, ...]:
-        assert self.tokenizer is not None, "the server renders: nothing can be scored"
-        end = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
-        return (*text_ids(reply.strip(), self.tokenizer), int(str(end)))
 
     @cached_property
     def _settings_hash(self) -> str:

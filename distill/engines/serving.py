@@ -46,6 +46,10 @@ REFUSED_FLAGS = {
     "ssl-keyfile": "the server is reached without TLS, from this machine",
     "headless": "a server without an address cannot be asked; start further nodes by hand",
 }
+ANSWERING_FLAGS = (
+    "model", "revision", "tokenizer", "tokenizer-mode", "dtype", "quantization", "kv-cache-dtype", "hf-overrides", "rope-scaling",
+    "chat-template", "tool-call-parser", "reasoning-parser",
+)  # fmt: skip
 HINTS = (
     (r"gated repo|Access to model .* is restricted|401 Client Error",
      "accept the model's licence on the hub and set HF_TOKEN, or give a folder as `model`"),
@@ -81,6 +85,16 @@ def start_serving(serve: ServeConfig, *, model: str, api_key: str | None, log: P
     except _NotStarted as error:
         raise ConfigError(str(error)) from None
     return serving
+
+
+def answering_flags(serve: ServeConfig) -> dict[str, Any]:
+    """Those flags that decide what the server answers. A file that cannot be read has none: starting the server says what is wrong."""
+    try:
+        from_file = _read_flags(serve.config)
+    except ConfigError:
+        from_file = {}
+    given = {**from_file, **_arguments(serve)}
+    return {name: given[name] for name in ANSWERING_FLAGS if name in given}
 
 
 class Serving:
@@ -259,7 +273,7 @@ class _Log:
 
 def _launch(serve: ServeConfig, *, model: str, api_key: str | None) -> _Launch:
     from_file = _read_flags(serve.config)
-    arguments = {_flag_name(name): value for name, value in serve.arguments.items()}
+    arguments = _arguments(serve)
     _check_flags(f"teacher.serve.config: {serve.config}", from_file)
     _check_flags("teacher.serve.arguments", arguments)
     given = {**from_file, **arguments}
@@ -275,6 +289,10 @@ def _launch(serve: ServeConfig, *, model: str, api_key: str | None) -> _Launch:
         host="127.0.0.1" if host in ("0.0.0.0", "::", "") else host,
         port=port,
     )
+
+
+def _arguments(serve: ServeConfig) -> dict[str, str | int | float | bool]:
+    return {_flag_name(name): value for name, value in serve.arguments.items()}
 
 
 def _read_flags(path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that decode alike would fall together by text (vLLM issue 44319).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distill.engines.protocol import Request
@@ -64,20 +64,26 @@ def completion_body(request: Request, *, model: str, stop_ids: Sequence[int]) ->
 
 def parse_completions(body: bytes, request: Request) -> Parsed:
     """One `Completion` per sample in the samples' order, and how many prompt tokens were cached. `ValueError` says what is wrong."""
+    if request.scored_ids is not None:
+        return parse_choices(body, 1, lambda choice, _: _scored(choice["prompt_logprobs"], request))
+    return parse_choices(body, request.num_samples, lambda choice, usage: _completion(choice, usage, request))
+
+
+def parse_choices(body: bytes, num_samples: int, read: Callable[[Any, Mapping[str, Any]], Completion]) -> Parsed:
+    """What `read` makes of each choice and the block `usage`; `ValueError` where something is missing or one too many."""
     reply = load_body(body)
     try:
         usage = reply.get("usage") or {}
-        if request.scored_ids is not None:
-            return (_scored(reply["choices"][0]["prompt_logprobs"], request),), cached_tokens(usage)
         choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
-        completions = tuple(_completion(choice, request, len(choices), usage) for choice in choices)
+        completions = tuple(read(choice, usage) for choice in choices)
+        num_cached = cached_tokens(usage)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"missing or of the wrong type: {error}; use vLLM 0.11 or newer, or what answers alike"
         ) from None
-    if len(completions) != request.num_samples:
-        raise ValueError(f"{len(completions)} completions where {request.num_samples} were asked for")
-    return completions, cached_tokens(usage)
+    if len(completions) != num_samples:
+        raise ValueError(f"{len(completions)} completions where {num_samples} were asked for")
+    return completions, num_cached
 
 
 def load_body(body: bytes) -> Any:
@@ -103,12 +109,17 @@ def finish_reason_of(said: object) -> FinishReason:
     return FINISH_REASONS[str(said)]
 
 
-def _completion(choice: Mapping[str, Any], request: Request, num_choices: int, usage: Mapping[str, Any]) -> Completion:
+def count_tokens(choice: Mapping[str, Any], usage: Mapping[str, Any], request: Request) -> int:
+    """The usage block counts the tokens of all samples together; where there are several, only their ids tell them apart."""
+    return int(usage["completion_tokens"]) if request.num_samples == 1 else len(choice["token_ids"])
+
+
+def _completion(choice: Mapping[str, Any], usage: Mapping[str, Any], request: Request) -> Completion:
     return Completion(
         text=str(choice["text"]),
         finish_reason=finish_reason_of(choice["finish_reason"]),
         num_prompt_tokens=len(request.prompt_ids),
-        num_completion_tokens=int(usage["completion_tokens"]) if num_choices == 1 else len(choice["token_ids"]),
+        num_completion_tokens=count_tokens(choice, usage, request),
         logprobs=_logprobs(choice) if request.num_logprobs else None,
     )
 
@@ -121,7 +132,7 @@ def _logprobs(choice: Mapping[str, Any]) -> TokenLogprobs:
     ]
     if len(places) != len(token_ids):
         raise ValueError(f"log-probabilities of {len(places)} tokens, where the text has {len(token_ids)}")
-    return _token_logprobs(token_ids, places)
+    return token_logprobs(token_ids, places)
 
 
 def _scored(prompt_logprobs: Sequence[Mapping[str, Any] | None], request: Request) -> Completion:
@@ -137,11 +148,11 @@ def _scored(prompt_logprobs: Sequence[Mapping[str, Any] | None], request: Reques
         finish_reason="stop",
         num_prompt_tokens=len(request.prompt_ids),
         num_completion_tokens=len(request.scored_ids),
-        logprobs=_token_logprobs(request.scored_ids, places),
+        logprobs=token_logprobs(request.scored_ids, places),
     )
 
 
-def _token_logprobs(token_ids: tuple[int, ...], places: Sequence[tuple[list[int], list[float]]]) -> TokenLogprobs:
+def token_logprobs(token_ids: tuple[int, ...], places: Sequence[tuple[list[int], list[float]]]) -> TokenLogprobs:
     """Each place likeliest first, as most of them are told."""
     top_ids: list[tuple[int, ...]] = []
     top_logprobs: list[tuple[float, ...]] = []

@@ -284,32 +284,39 @@ def _drain(work: Work, asked: Asked, questions: Sequence[Question]) -> None:
 
 def _requests(work: Work, questions: Sequence[Question]) -> Iterator[Request]:
     """Requests made as they are taken. A prompt that cannot be written as a request is an error of its own."""
+    for question, prompt in _with_prompts(work, questions):
+        scored = _scored(prompt, work.config)
+        try:
+            yield work.askings[question.asking].prompt_request(prompt, _messages(prompt, work.golden), scored)
+        except DataError as error:
+            work.errors[prompt.id] = str(error)
+
+
+def _answered(work: Work, questions: Sequence[Question]) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
+    """Prompts with their completions, none where the teacher failed."""
+    for question, prompt in _with_prompts(work, questions):
+        yield prompt, work.log.get(question.key).completions if question.key in work.log else ()
+
+
+def _with_prompts(work: Work, questions: Sequence[Question]) -> Iterator[tuple[Question, Prompt]]:
     with (work.run / "prompts" / "rows.jsonl").open("rb") as handle:
         for question in questions:
-            prompt = read_row_at(handle, question.offset, Prompt)
-            scored = _scored(prompt, work.config)
-            try:
-                yield work.askings[question.asking].prompt_request(prompt, _messages(prompt, work.golden), scored)
-            except DataError as error:
-                work.errors[prompt.id] = str(error)
+            yield question, read_row_at(handle, question.offset, Prompt)
 
 
 def _check_usable(work: Work, usage: Usage, first: Sequence[Question], num_left: int) -> None:
     """The smoke gate: `DataError` if too few of the first answers can be used; else a line with what the rest will take."""
     usable, reasons, num = 0, Counter[str](), 0
-    with (work.run / "prompts" / "rows.jsonl").open("rb") as handle:
-        for question in first:
-            prompt = read_row_at(handle, question.offset, Prompt)
-            if question.key not in work.log:
-                num += 1
-                reasons[f"teacher_error ({work.errors.get(prompt.id, '')})"[:SHOWN_CHARACTERS]] += 1
-                continue
-            for completion in work.log.get(question.key).completions:
-                reading = read_completion(completion, prompt)
-                num += 1
-                usable += reading.reason is None
-                if reading.reason is not None:
-                    reasons[f"{reading.reason} ({reading.detail})"[:SHOWN_CHARACTERS]] += 1
+    for prompt, completions in _answered(work, first):
+        if not completions:
+            num += 1
+            reasons[f"teacher_error ({work.errors.get(prompt.id, '')})"[:SHOWN_CHARACTERS]] += 1
+        for completion in completions:
+            reading = read_completion(completion, prompt)
+            num += 1
+            usable += reading.reason is None
+            if reading.reason is not None:
+                reasons[f"{reading.reason} ({reading.detail})"[:SHOWN_CHARACTERS]] += 1
     if usable < work.config.annotate.min_usable * num:
         raise DataError(
             f"only {usable} of the first {num} answers of the teacher are usable, fewer than annotate.min_usable "
@@ -326,17 +333,14 @@ def _check_usable(work: Work, usage: Usage, first: Sequence[Question], num_left:
 
 def _look(work: Work, usage: Usage, questions: Sequence[Question], num_missing: int) -> None:
     """Print what came of each."""
-    with (work.run / "prompts" / "rows.jsonl").open("rb") as handle:
-        for question in questions:
-            prompt = read_row_at(handle, question.offset, Prompt)
-            print(f"\n{prompt.source.path}:{prompt.source.line}  {prompt.messages[-1].content[-SHOWN_CHARACTERS:]!r}")
-            if question.key not in work.log:
-                print(f"  no answer: {work.errors.get(prompt.id)}")
-                continue
-            for completion in work.log.get(question.key).completions:
-                reading = read_completion(completion, prompt)
-                verdict = "usable" if reading.reason is None else f"{reading.reason}: {reading.detail}"
-                print(f"  {completion.text!r}\n    {verdict}")
+    for prompt, completions in _answered(work, questions):
+        print(f"\n{prompt.source.path}:{prompt.source.line}  {prompt.messages[-1].content[-SHOWN_CHARACTERS:]!r}")
+        if not completions:
+            print(f"  no answer: {work.errors.get(prompt.id)}")
+        for completion in completions:
+            reading = read_completion(completion, prompt)
+            verdict = "usable" if reading.reason is None else f"{reading.reason}: {reading.detail}"
+            print(f"  {completion.text!r}\n    {verdict}")
     print(f"\n{usage.projection(num_missing - len(questions))}", flush=True)
     set_state(work.run, "annotate", "Stopped", message=f"after --limit {len(questions)}")
 

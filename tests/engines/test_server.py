@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -26,6 +24,7 @@ from distill.engines.server import ServerEngine, open_server
 from distill.records import JsonObject, Message
 from tests.fault_proxy import running_proxy
 from tests.vllm_server import StartVllm, VllmServer, free_port
+from tests.web_server import QuietHandler, running_web_server
 
 KEY = "sk-test-3141592653589793"
 OTHER_KEY = "sk-test-2718281828459045"
@@ -416,16 +415,9 @@ def _greedy_ids(network: LlamaForCausalLM, request: Request, stops: tuple[int, .
 def _echoing_server() -> Iterator[str]:
     """A web server that knows no models and repeats the key it was given."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_error(404, f"nothing here for {self.headers['Authorization']}")
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.server_port}/v1"
-        listener.shutdown()
-        thread.join()
+    with running_web_server(Handler) as address:
+        yield f"{address}/v1"

@@ -7,13 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +23,7 @@ from distill.run_dir import read_json, read_rows
 from tests.fault_proxy import running_proxy
 from tests.stages.test_annotate import NUM_PROMPTS, PROMPTS, TESTED, annotate, logged, prepare
 from tests.vllm_server import StartVllm, VllmServer, free_port
+from tests.web_server import QuietHandler, running_web_server
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test-1414213562373095"
@@ -345,7 +344,7 @@ def test_a_gated_or_missing_model_on_the_hub(
 def hub() -> Iterator[str]:
     """Answers as the Hugging Face hub does about a model whose licence was not accepted, and about one that is not there."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             is_gated = GATED in self.path
             self.send_response(403 if is_gated else 404)
@@ -356,12 +355,5 @@ def hub() -> Iterator[str]:
 
         do_HEAD = do_GET
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.server_port}"
-        listener.shutdown()
-        thread.join()
+    with running_web_server(Handler) as address:
+        yield address
